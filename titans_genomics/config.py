@@ -1,0 +1,310 @@
+"""The one schema of a run: every key of the YAML, its unit, its range and its default.
+
+A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``, ``downstream``,
+``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
+``--help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the config in which unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+class SourceConfig(Section):
+    """One sequence file."""
+
+    path: Path = Field(description="FASTA (plain, gzip, bgzip), GenBank or BAM file; relative to the working directory")
+    kind: Literal["auto", "fasta", "genbank", "bam"] = Field("auto", description="file format; auto looks at the content")
+    name: Name | None = Field(None, description="name in the token store and the report; default: the file's stem")
+    species: str | None = Field(None, description="species, for the report")
+    weight: float = Field(1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never")
+
+    @property
+    def label(self) -> str:
+        """The source's name in the store: ``name``, or the file name up to its first dot."""
+        return self.name or self.path.name.split(".")[0]
+
+
+class ReadsConfig(Section):
+    """Which alignments of a BAM become reads of the token store."""
+
+    min_mapq: int = Field(0, ge=0, le=255, description="least mapping quality of an aligned read (MAPQ, Phred)")
+    min_length: int = Field(100, ge=1, description="shortest read, bases")
+    max_length: int | None = Field(None, ge=1, description="longest read, bases; null: no limit")
+    require_flags: int = Field(0, ge=0, le=0xFFFF, description="SAM flag bits that a read must all have")
+    exclude_flags: int = Field(0, ge=0, le=0xFFFF, description="SAM flag bits of which a read must have none")
+    unmapped: bool = Field(True, description="keep unmapped reads (never when regions are given)")
+    secondary: bool = Field(False, description="keep secondary alignments (repeats of the same read)")
+    supplementary: bool = Field(False, description="keep supplementary alignments (pieces of the same read)")
+    duplicates: bool = Field(False, description="keep reads marked as duplicates")
+    qc_fail: bool = Field(False, description="keep reads marked as failing quality control")
+    regions: tuple[str, ...] = Field((), description="only reads overlapping these regions: contig or contig:start-end (1-based, inclusive, as in samtools); needs an index")
+
+
+class SplitConfig(Section):
+    """How contigs are divided among train, validation and test. Reads are always split by read."""
+
+    by: Literal["block", "contig"] = Field("block", description="whole contigs, or contiguous blocks of every contig")
+    block: int = Field(65_536, ge=100, description="block length, bases")
+    validation: Fraction = Field(0.05, description="share of bases (blocks, contigs) or reads for validation")
+    test: Fraction = Field(0.05, description="share of bases (blocks, contigs) or reads for test")
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must be below 1, so that something is left to train on")
+        return self
+
+
+class DataConfig(Section):
+    """Sequence files to tokens."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="the sequence files")
+    iupac: Literal["n", "random", "error"] = Field("n", description="IUPAC codes other than ACGTUN: to N, to a random base that the code allows (seeded), or an error")
+    soft_mask: Literal["keep", "ignore", "n"] = Field("keep", description="lower-case bases: keep as bases and record the intervals, treat as upper case, or turn into N")
+    max_n: Fraction = Field(0.5, description="largest share of N in a source; more is an error")
+    min_contig: int = Field(100, ge=1, description="contigs shorter than this are dropped and counted, bases")
+    reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for BAM sources")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="train, validation and test")
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> DataConfig:
+        names = [s.label for s in self.sources]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two sources share the name {twice[0]!r}: give each a name of its own (data.sources[].name)")
+        return self
+
+
+# --------------------------------------------------------------------------------------------- model
+
+
+class TitansConfig(Section):
+    """A Titans model (arXiv 2501.00663), or the Transformer of the same shape that stands beside it.
+
+    Letters in brackets are those of the paper and of docs/model.md.
+    """
+
+    variant: Literal["lmm", "mac", "mag", "mal"] = Field("lmm", description="memory alone, memory as context, as gate, as layer")
+    vocab_size: int = Field(8, ge=2, description="tokens in the vocabulary; 8 for nucleotides")
+    d_model: int = Field(128, ge=1, description="model width D")
+    n_layers: int = Field(2, ge=1, description="blocks")
+    n_heads: int = Field(2, ge=1, description="heads H; D must be a multiple of it")
+    memory_layers: int = Field(2, ge=1, le=8, description="layers L of each memory MLP; 1 is the linear memory")
+    memory_expansion: float = Field(2.0, gt=0, description="hidden width of the memory in units of the head width (e)")
+    chunk: int = Field(128, ge=1, description="tokens whose inner gradients are taken at the same weights (b)")
+    segment: int = Field(256, ge=1, description="MAC: tokens of a segment (C), a multiple of chunk")
+    window: int = Field(256, ge=1, description="MAG, MAL: tokens of the sliding attention window (w), the own token included")
+    persistent: int = Field(4, ge=0, description="MAC, MAG, MAL: persistent tokens (P); 0 switches them off")
+    conv: int = Field(4, ge=0, description="kernel of the causal depthwise convolution after the q, k, v projections, tokens; 0 switches it off")
+    momentum: bool = Field(True, description="surprise decay eta (eq. 10); false: eta = 0")
+    forgetting: bool = Field(True, description="forgetting alpha (eq. 13); false: alpha = 0")
+    theta_max: float | None = Field(None, gt=0, description="largest inner step; null: a step that is safe for the chunk (docs/model.md)")
+    ff_expansion: float = Field(2.0, gt=0, description="hidden width of the SwiGLU in units of D")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> TitansConfig:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
+        if self.variant != "lmm" and (self.d_model // self.n_heads) % 2:
+            raise ValueError(f"the head width d_model / n_heads = {self.d_model // self.n_heads} must be even for rotary positions")
+        if self.variant == "mac" and self.segment % self.chunk:
+            raise ValueError(f"segment {self.segment} is not a multiple of chunk {self.chunk}")
+        return self
+
+
+# --------------------------------------------------------------------------------------------- train
+
+
+class WandbConfig(Section):
+    """Weights & Biases logging. CSV logs are always written beside it."""
+
+    mode: Literal["offline", "online", "disabled"] = Field("offline", description="offline writes a run folder that `wandb sync` can send later")
+    project: str = Field("titans-genomics", min_length=1, description="W&B project")
+    entity: str | None = Field(None, description="W&B user or team")
+    tags: tuple[str, ...] = Field((), description="W&B tags")
+
+
+class TrainConfig(Section):
+    """Next-token training."""
+
+    context: int = Field(1024, ge=2, description="window length, tokens")
+    batch_size: int = Field(8, ge=1, description="windows per device and step")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before an optimiser step")
+    max_steps: int = Field(500, ge=1, description="optimiser steps")
+    lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    min_lr: Fraction = Field(0.1, description="final learning rate as a share of the peak (cosine)")
+    warmup: int = Field(20, ge=0, description="linear warm-up, optimiser steps")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW decay of matrices (not of norms, biases, gates, embeddings, persistent tokens)")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta 1")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW beta 2")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto: bf16-mixed on a GPU that has it, else 32-true")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where to train")
+    devices: int = Field(1, ge=1, description="devices per node")
+    num_nodes: int = Field(1, ge=1, description="nodes")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field("auto", description="how several devices share the work")
+    reverse_complement: Fraction = Field(0.5, description="probability that a training window is reverse-complemented")
+    validate_every: int = Field(100, ge=1, description="optimiser steps between validations")
+    validation_windows: int = Field(64, ge=1, description="validation windows, spread evenly over the validation split")
+    checkpoint_every: int = Field(100, ge=1, description="optimiser steps between `last` checkpoints")
+    max_nonfinite: int = Field(10, ge=1, description="non-finite steps in a row (each is skipped and counted) after which training stops")
+    transformer: bool = Field(False, description="also train a Transformer of the same size on the same windows")
+    wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
+
+
+# ------------------------------------------------------------------------------ evaluate, downstream
+
+
+class EvaluateConfig(Section):
+    """Held-out bits per base."""
+
+    split: Literal["validation", "test"] = Field("test", description="which held-out split is measured")
+    piece: int = Field(4096, ge=1, description="tokens read at a time while streaming; changes speed and memory, not the result")
+    max_bases: int | None = Field(None, ge=1000, description="measure at most this many held-out bases per source; null: all")
+    context: int = Field(8192, ge=16, description="longest context of the plot of loss by position, tokens")
+    markov: tuple[int, ...] = Field(tuple(range(1, 13)), min_length=1, description="orders of the Markov baseline; the best on validation is measured")
+
+    @field_validator("markov")
+    @classmethod
+    def _orders(cls, orders: tuple[int, ...]) -> tuple[int, ...]:
+        if min(orders) < 0 or max(orders) > 12:
+            raise ValueError("orders of the Markov model must be from 0 to 12")
+        return orders
+
+
+class SpeciesConfig(Section):
+    """One class of the species task."""
+
+    species: str = Field(min_length=1, description="the class")
+    path: Path | None = Field(None, description="FASTA or GenBank file; null: the held-out split of the source named in `source`")
+    source: Name | None = Field(None, description="a name of data.sources whose held-out (test) tokens are used instead of a file")
+
+    @model_validator(mode="after")
+    def _one(self) -> SpeciesConfig:
+        if (self.path is None) == (self.source is None):
+            raise ValueError(f"species {self.species!r} needs either path or source")
+        return self
+
+
+class DownstreamConfig(Section):
+    """Which species does a sequence come from? Linear probe on frozen embeddings."""
+
+    species: tuple[SpeciesConfig, ...] = Field((), description="the classes, two or more; empty switches the task off")
+    length: int = Field(512, ge=16, description="sequence length, bases")
+    per_class: int = Field(300, ge=10, description="sequences per class, train and test together")
+    test: float = Field(0.3, gt=0, lt=1, description="share of each class's regions that is held out for the test")
+    region: int = Field(16_384, ge=64, description="contiguous regions of this many bases go to train or test as a whole")
+    kmer: int = Field(4, ge=1, le=8, description="k of the k-mer logistic regression beside it")
+    pooling: Literal["mean", "last"] = Field("mean", description="how per-token states become one embedding")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one draw of sequences and one probe per seed")
+    bootstrap: int = Field(1000, ge=0, description="resamples for the 95% confidence intervals")
+
+    @model_validator(mode="after")
+    def _two(self) -> DownstreamConfig:
+        labels = [s.species for s in self.species]
+        if len(labels) == 1 or len(set(labels)) < len(labels):
+            raise ValueError("downstream.species needs two or more classes with different names")
+        return self
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    title: str | None = Field(None, description="title; default: the run's name")
+
+
+# ----------------------------------------------------------------------------------------------- run
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: Name = Field(description="the run's name; everything is written to results/RUN/")
+    seed: int = Field(1, ge=0, lt=2**32, description="seed of splits, windows, initial weights and augmentation")
+    results: Path = Field(Path("results"), description="folder of all results")
+    data: DataConfig
+    model: TitansConfig = Field(default_factory=TitansConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    downstream: DownstreamConfig = Field(default_factory=DownstreamConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        names = {s.label for s in self.data.sources}
+        for entry in self.downstream.species:
+            if entry.source is not None and entry.source not in names:
+                raise ValueError(f"downstream.species: source {entry.source!r} is not one of data.sources ({', '.join(sorted(names))})")
+        if all(s.weight == 0 for s in self.data.sources):
+            raise ValueError("data.sources: every weight is 0, nothing would be trained on")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """``results/RUN``, the folder of everything this run writes."""
+        return self.results / self.run
+
+
+def parse_config(settings: dict[str, Any], origin: str) -> Config:
+    """Validate a nested dict of settings.
+
+    Raises ValueError naming ``origin`` and, for each fault, the key, the value and what is allowed.
+    """
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "config"
+            shown = "" if fault["type"] in ("missing", "extra_forbidden") or not fault["loc"] else f" (is {fault['input']!r})"
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                message = "unknown key; known here: " + ", ".join(_known_keys(fault["loc"][:-1]))
+            lines.append(f"  {key}: {message}{shown}")
+        raise ValueError(f"{origin}: the config is not valid\n" + "\n".join(lines)) from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a YAML (or JSON) config. Raises ValueError, or FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such config file")
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: a config is a mapping of sections, found {type(settings).__name__}")
+    return parse_config(settings, str(path))
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the section at ``location``."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            kinds = [model.model_fields[part].annotation]
+            while kinds:
+                kind = kinds.pop()
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    model = kind
+                    break
+                kinds.extend(getattr(kind, "__args__", ()))
+    return sorted(model.model_fields)
