@@ -1,0 +1,43 @@
+# make run     the default run: real sequence files to results/default/report.html
+# make test    the test suite, the default run included (about a quarter of an hour on two cores)
+# make lint    style of the code and of the workflow
+#
+# Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
+# Another config:   make run CONFIG=configs/own_genome.yaml
+# Part of the tests: make test TESTS="-m 'not slow'"
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONFIG ?= configs/default.yaml
+TESTS ?=
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.ready
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help setup run test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x .venv/bin/pip || "$(PYTHON)" -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)
+	snakemake --configfile $(CONFIG)
+
+test: $(READY)
+	pytest $(TESTS)
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --configfile $(CONFIG) --lint
+
+clean:
+	rm -rf .venv .snakemake .pytest_cache .ruff_cache
