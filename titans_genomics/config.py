@@ -30,10 +30,14 @@ class SourceConfig(Section):
     """One sequence file."""
 
     path: Path = Field(description="FASTA (plain, gzip, bgzip), GenBank or BAM file; relative to the working directory")
-    kind: Literal["auto", "fasta", "genbank", "bam"] = Field("auto", description="file format; auto looks at the content")
+    kind: Literal["auto", "fasta", "genbank", "bam"] = Field(
+        "auto", description="file format; auto looks at the content"
+    )
     name: Name | None = Field(None, description="name in the token store and the report; default: the file's stem")
     species: str | None = Field(None, description="species, for the report")
-    weight: float = Field(1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never")
+    weight: float = Field(
+        1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never"
+    )
 
     @property
     def label(self) -> str:
@@ -54,7 +58,10 @@ class ReadsConfig(Section):
     supplementary: bool = Field(False, description="keep supplementary alignments (pieces of the same read)")
     duplicates: bool = Field(False, description="keep reads marked as duplicates")
     qc_fail: bool = Field(False, description="keep reads marked as failing quality control")
-    regions: tuple[str, ...] = Field((), description="only reads overlapping these regions: contig or contig:start-end (1-based, inclusive, as in samtools); needs an index")
+    regions: tuple[str, ...] = Field(
+        (),
+        description="only reads overlapping these regions: contig or contig:start-end (1-based, inclusive, as in samtools); needs an index",
+    )
 
 
 class SplitConfig(Section):
@@ -76,8 +83,14 @@ class DataConfig(Section):
     """Sequence files to tokens."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1, description="the sequence files")
-    iupac: Literal["n", "random", "error"] = Field("n", description="IUPAC codes other than ACGTUN: to N, to a random base that the code allows (seeded), or an error")
-    soft_mask: Literal["keep", "ignore", "n"] = Field("keep", description="lower-case bases: keep as bases and record the intervals, treat as upper case, or turn into N")
+    iupac: Literal["n", "random", "error"] = Field(
+        "n",
+        description="IUPAC codes other than ACGTUN: to N, to a random base that the code allows (seeded), or an error",
+    )
+    soft_mask: Literal["keep", "ignore", "n"] = Field(
+        "keep",
+        description="lower-case bases: keep as bases and record the intervals, treat as upper case, or turn into N",
+    )
     max_n: Fraction = Field(0.5, description="largest share of N in a source; more is an error")
     min_contig: int = Field(100, ge=1, description="contigs shorter than this are dropped and counted, bases")
     reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for BAM sources")
@@ -88,7 +101,9 @@ class DataConfig(Section):
         names = [s.label for s in self.sources]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"two sources share the name {twice[0]!r}: give each a name of its own (data.sources[].name)")
+            raise ValueError(
+                f"two sources share the name {twice[0]!r}: give each a name of its own (data.sources[].name)"
+            )
         return self
 
 
@@ -101,7 +116,9 @@ class TitansConfig(Section):
     Letters in brackets are those of the paper and of docs/model.md.
     """
 
-    variant: Literal["lmm", "mac", "mag", "mal"] = Field("lmm", description="memory alone, memory as context, as gate, as layer")
+    variant: Literal["lmm", "mac", "mag", "mal"] = Field(
+        "lmm", description="memory alone, memory as context, as gate, as layer"
+    )
     vocab_size: int = Field(8, ge=2, description="tokens in the vocabulary; 8 for nucleotides")
     d_model: int = Field(128, ge=1, description="model width D")
     n_layers: int = Field(2, ge=1, description="blocks")
@@ -110,12 +127,20 @@ class TitansConfig(Section):
     memory_expansion: float = Field(2.0, gt=0, description="hidden width of the memory in units of the head width (e)")
     chunk: int = Field(128, ge=1, description="tokens whose inner gradients are taken at the same weights (b)")
     segment: int = Field(256, ge=1, description="MAC: tokens of a segment (C), a multiple of chunk")
-    window: int = Field(256, ge=1, description="MAG, MAL: tokens of the sliding attention window (w), the own token included")
+    window: int = Field(
+        256, ge=1, description="MAG, MAL: tokens of the sliding attention window (w), the own token included"
+    )
     persistent: int = Field(4, ge=0, description="MAC, MAG, MAL: persistent tokens (P); 0 switches them off")
-    conv: int = Field(4, ge=0, description="kernel of the causal depthwise convolution after the q, k, v projections, tokens; 0 switches it off")
+    conv: int = Field(
+        4,
+        ge=0,
+        description="kernel of the causal depthwise convolution after the q, k, v projections, tokens; 0 switches it off",
+    )
     momentum: bool = Field(True, description="surprise decay eta (eq. 10); false: eta = 0")
     forgetting: bool = Field(True, description="forgetting alpha (eq. 13); false: alpha = 0")
-    theta_max: float | None = Field(None, gt=0, description="largest inner step; null: a step that is safe for the chunk (docs/model.md)")
+    theta_max: float | None = Field(
+        None, gt=0, description="largest inner step; null: a step that is safe for the chunk (docs/model.md)"
+    )
     ff_expansion: float = Field(2.0, gt=0, description="hidden width of the SwiGLU in units of D")
 
     @model_validator(mode="after")
@@ -123,7 +148,9 @@ class TitansConfig(Section):
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
         if self.variant != "lmm" and (self.d_model // self.n_heads) % 2:
-            raise ValueError(f"the head width d_model / n_heads = {self.d_model // self.n_heads} must be even for rotary positions")
+            raise ValueError(
+                f"the head width d_model / n_heads = {self.d_model // self.n_heads} must be even for rotary positions"
+            )
         if self.variant == "mac" and self.segment % self.chunk:
             raise ValueError(f"segment {self.segment} is not a multiple of chunk {self.chunk}")
         return self
@@ -135,7 +162,9 @@ class TitansConfig(Section):
 class WandbConfig(Section):
     """Weights & Biases logging. CSV logs are always written beside it."""
 
-    mode: Literal["offline", "online", "disabled"] = Field("offline", description="offline writes a run folder that `wandb sync` can send later")
+    mode: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="offline writes a run folder that `wandb sync` can send later"
+    )
     project: str = Field("titans-genomics", min_length=1, description="W&B project")
     entity: str | None = Field(None, description="W&B user or team")
     tags: tuple[str, ...] = Field((), description="W&B tags")
@@ -151,11 +180,15 @@ class TrainConfig(Section):
     lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: Fraction = Field(0.1, description="final learning rate as a share of the peak (cosine)")
     warmup: int = Field(20, ge=0, description="linear warm-up, optimiser steps")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW decay of matrices (not of norms, biases, gates, embeddings, persistent tokens)")
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW decay of matrices (not of norms, biases, gates, embeddings, persistent tokens)"
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta 1")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW beta 2")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    precision: Literal["auto", "32-true", "bf16-mixed"] = Field("auto", description="auto: bf16-mixed on a GPU that has it, else 32-true")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="auto: bf16-mixed on a GPU that has it, else 32-true"
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="where to train")
     devices: int = Field(1, ge=1, description="devices per node")
     num_nodes: int = Field(1, ge=1, description="nodes")
@@ -164,7 +197,9 @@ class TrainConfig(Section):
     validate_every: int = Field(100, ge=1, description="optimiser steps between validations")
     validation_windows: int = Field(64, ge=1, description="validation windows, spread evenly over the validation split")
     checkpoint_every: int = Field(100, ge=1, description="optimiser steps between `last` checkpoints")
-    max_nonfinite: int = Field(10, ge=1, description="non-finite steps in a row (each is skipped and counted) after which training stops")
+    max_nonfinite: int = Field(
+        10, ge=1, description="non-finite steps in a row (each is skipped and counted) after which training stops"
+    )
     transformer: bool = Field(False, description="also train a Transformer of the same size on the same windows")
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
 
@@ -176,10 +211,18 @@ class EvaluateConfig(Section):
     """Held-out bits per base."""
 
     split: Literal["validation", "test"] = Field("test", description="which held-out split is measured")
-    piece: int = Field(4096, ge=1, description="tokens read at a time while streaming; changes speed and memory, not the result")
-    max_bases: int | None = Field(None, ge=1000, description="measure at most this many held-out bases per source; null: all")
+    piece: int = Field(
+        4096, ge=1, description="tokens read at a time while streaming; changes speed and memory, not the result"
+    )
+    max_bases: int | None = Field(
+        None, ge=1000, description="measure at most this many held-out bases per source; null: all"
+    )
     context: int = Field(8192, ge=16, description="longest context of the plot of loss by position, tokens")
-    markov: tuple[int, ...] = Field(tuple(range(1, 13)), min_length=1, description="orders of the Markov baseline; the best on validation is measured")
+    markov: tuple[int, ...] = Field(
+        tuple(range(1, 13)),
+        min_length=1,
+        description="orders of the Markov baseline; the best on validation is measured",
+    )
 
     @field_validator("markov")
     @classmethod
@@ -193,8 +236,12 @@ class SpeciesConfig(Section):
     """One class of the species task."""
 
     species: str = Field(min_length=1, description="the class")
-    path: Path | None = Field(None, description="FASTA or GenBank file; null: the held-out split of the source named in `source`")
-    source: Name | None = Field(None, description="a name of data.sources whose held-out (test) tokens are used instead of a file")
+    path: Path | None = Field(
+        None, description="FASTA or GenBank file; null: the held-out split of the source named in `source`"
+    )
+    source: Name | None = Field(
+        None, description="a name of data.sources whose held-out (test) tokens are used instead of a file"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> SpeciesConfig:
@@ -210,7 +257,9 @@ class DownstreamConfig(Section):
     length: int = Field(512, ge=16, description="sequence length, bases")
     per_class: int = Field(300, ge=10, description="sequences per class, train and test together")
     test: float = Field(0.3, gt=0, lt=1, description="share of each class's regions that is held out for the test")
-    region: int = Field(16_384, ge=64, description="contiguous regions of this many bases go to train or test as a whole")
+    region: int = Field(
+        16_384, ge=64, description="contiguous regions of this many bases go to train or test as a whole"
+    )
     kmer: int = Field(4, ge=1, le=8, description="k of the k-mer logistic regression beside it")
     pooling: Literal["mean", "last"] = Field("mean", description="how per-token states become one embedding")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one draw of sequences and one probe per seed")
@@ -251,7 +300,9 @@ class Config(Section):
         names = {s.label for s in self.data.sources}
         for entry in self.downstream.species:
             if entry.source is not None and entry.source not in names:
-                raise ValueError(f"downstream.species: source {entry.source!r} is not one of data.sources ({', '.join(sorted(names))})")
+                raise ValueError(
+                    f"downstream.species: source {entry.source!r} is not one of data.sources ({', '.join(sorted(names))})"
+                )
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
@@ -260,6 +311,28 @@ class Config(Section):
     def folder(self) -> Path:
         """``results/RUN``, the folder of everything this run writes."""
         return self.results / self.run
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Every sequence file that the run reads, with the key that names it."""
+        sources = [(f"data.sources.{i}.path", source.path) for i, source in enumerate(self.data.sources)]
+        species = [(f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path]
+        return sources + species
+
+
+_ALWAYS = {"run", "seed", "results"}
+STAGES: dict[str, set[str]] = {
+    "tokenize": _ALWAYS | {"data"},
+    "train": _ALWAYS | {"data", "model", "train"},
+    "evaluate": _ALWAYS | {"data", "model", "train", "evaluate"},
+    "downstream": _ALWAYS | {"data", "model", "train", "downstream"},
+    "report": set(Config.model_fields),
+}
+"""The sections that each stage depends on; a change in any other section leaves its results as they are."""
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The part of ``config`` that ``stage`` depends on: a valid config by itself, as plain JSON values."""
+    return config.model_dump(mode="json", include=STAGES[stage])
 
 
 def parse_config(settings: dict[str, Any], origin: str) -> Config:
@@ -273,7 +346,11 @@ def parse_config(settings: dict[str, Any], origin: str) -> Config:
         lines = []
         for fault in error.errors():
             key = ".".join(str(part) for part in fault["loc"]) or "config"
-            shown = "" if fault["type"] in ("missing", "extra_forbidden") or not fault["loc"] else f" (is {fault['input']!r})"
+            shown = (
+                ""
+                if fault["type"] in ("missing", "extra_forbidden") or not fault["loc"]
+                else f" (is {fault['input']!r})"
+            )
             message = fault["msg"].removeprefix("Value error, ")
             if fault["type"] == "extra_forbidden":
                 message = "unknown key; known here: " + ", ".join(_known_keys(fault["loc"][:-1]))

@@ -1,0 +1,36 @@
+# Titans for genomes: tokenize -> train -> evaluate -> downstream -> report.
+#
+#   snakemake --configfile configs/default.yaml
+#
+# One YAML drives a run; its schema is titans_genomics/config.py, its results go to results/RUN/.
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# Rules that name this environment: made by `conda env create -f environment.yml`, used with --sdm conda only.
+ENVIRONMENT = "titans-genomics"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/tokenize.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    settings,
+    report,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RUN}/report.html",
+        f"{RUN}/metrics.json",

@@ -1,0 +1,47 @@
+# The config, checked before anything else happens, and what the rules take from it.
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from titans_genomics.config import STAGES, parse_config, stage_settings
+
+if not config:
+    raise WorkflowError("no config: name one with --configfile configs/default.yaml")
+try:
+    CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "--config")
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+for where, path in CONFIG.files():
+    if not path.is_file():
+        raise WorkflowError(f"{where}: {path} does not exist; paths are relative to {Path.cwd()}")
+
+RUN = CONFIG.folder.as_posix()
+MODELS = ["titans", "transformer"] if CONFIG.train.transformer else ["titans"]
+GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
+
+# `titans-genomics` is found beside the Python that runs Snakemake, also when its environment is not activated.
+shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
+
+
+wildcard_constraints:
+    stage="|".join(STAGES),
+    model="|".join(MODELS),
+
+
+rule settings:
+    # The part of the config that a stage depends on, as a config of its own. Snakemake writes it again when that
+    # part changes, and only then, so that a new learning rate trains again but does not tokenise again.
+    output:
+        f"{RUN}/settings/{{stage}}.json",
+    params:
+        settings=lambda wildcards: json.dumps(stage_settings(CONFIG, wildcards.stage), indent=2),
+    log:
+        f"{RUN}/logs/settings_{{stage}}.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "printf '%s\\n' {params.settings:q} > {output} 2> {log}"

@@ -1,0 +1,41 @@
+rule evaluate:
+    input:
+        settings=f"{RUN}/settings/evaluate.json",
+        store=f"{RUN}/tokens/manifest.json",
+        weights=expand(f"{RUN}/train/{{model}}/model.safetensors", model=MODELS),
+    output:
+        f"{RUN}/evaluate/evaluate.json",
+    log:
+        f"{RUN}/logs/evaluate.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate.tsv"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    conda:
+        ENVIRONMENT
+    shell:
+        "titans-genomics evaluate --config {input.settings} 2>&1 | tee {log}"
+
+
+rule downstream:
+    input:
+        settings=f"{RUN}/settings/downstream.json",
+        store=f"{RUN}/tokens/manifest.json",
+        weights=f"{RUN}/train/titans/model.safetensors",
+        species=[entry.path for entry in CONFIG.downstream.species if entry.path],
+    output:
+        f"{RUN}/downstream/species.json",
+    log:
+        f"{RUN}/logs/downstream.log",
+    benchmark:
+        f"{RUN}/benchmarks/downstream.tsv"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    conda:
+        ENVIRONMENT
+    shell:
+        "titans-genomics downstream --config {input.settings} 2>&1 | tee {log}"

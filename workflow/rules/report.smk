@@ -1,0 +1,19 @@
+rule report:
+    input:
+        settings=f"{RUN}/settings/report.json",
+        manifest=f"{RUN}/tokens/manifest.json",
+        training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS),
+        curves=expand(f"{RUN}/train/{{model}}/metrics.csv", model=MODELS),
+        evaluate=f"{RUN}/evaluate/evaluate.json",
+        downstream=[f"{RUN}/downstream/species.json"] if CONFIG.downstream.species else [],
+    output:
+        html=report(f"{RUN}/report.html", caption="../report/report.rst", category="Report"),
+        metrics=report(f"{RUN}/metrics.json", caption="../report/metrics.rst", category="Numbers"),
+    log:
+        f"{RUN}/logs/report.log",
+    benchmark:
+        f"{RUN}/benchmarks/report.tsv"
+    conda:
+        ENVIRONMENT
+    shell:
+        "titans-genomics report --config {input.settings} 2>&1 | tee {log}"

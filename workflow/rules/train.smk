@@ -1,0 +1,21 @@
+rule train:
+    input:
+        settings=f"{RUN}/settings/train.json",
+        store=f"{RUN}/tokens/manifest.json",
+    output:
+        weights=f"{RUN}/train/{{model}}/model.safetensors",
+        shape=f"{RUN}/train/{{model}}/model.json",
+        metrics=f"{RUN}/train/{{model}}/metrics.csv",
+        summary=f"{RUN}/train/{{model}}/train.json",
+    log:
+        f"{RUN}/logs/train_{{model}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/train_{{model}}.tsv"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        gpu=GPUS,
+    conda:
+        ENVIRONMENT
+    shell:
+        "titans-genomics train --config {input.settings} --model {wildcards.model} 2>&1 | tee {log}"
