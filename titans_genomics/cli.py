@@ -1,0 +1,239 @@
+"""``titans-genomics``: one sub-command per stage. Each loads the config, calls one function and says what it wrote.
+
+The functions, and torch with them, are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from titans_genomics import __version__
+from titans_genomics.config import Config, load_config
+
+app = typer.Typer(
+    name="titans-genomics",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Titans long-term memory models for genomes, from FASTA and BAM to a report.\n\n"
+    "The stages, in order: tokenize, train, evaluate, downstream, report. Each reads the YAML config and what the "
+    "stages before it left in results/RUN/, and writes there too; --out and its like name other places. "
+    "Snakemake runs the same commands and repeats only what a changed setting touches: "
+    "snakemake --configfile configs/default.yaml",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check a config, show it with every default, or print its schema.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The run's YAML, for example configs/default.yaml.")
+]
+Store = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Token store. Default: results/RUN/tokens.")]
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the Python traceback of an error.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def tokenize(
+    config: ConfigFile,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Token store to write. Default: results/RUN/tokens.")
+    ] = None,
+) -> None:
+    """Sequence files to a token store.
+
+    Reads FASTA (plain, gzip, bgzip), GenBank and BAM as the config's `data` section says, one token per base, and
+    divides them into train, validation and test. index.tsv in the store maps every token back to its contig or read;
+    manifest.json counts bases, N, GC, and the reads kept and dropped, with the reasons.
+
+    Example: titans-genomics tokenize --config configs/default.yaml
+    """
+    from titans_genomics.data.store import tokenize as run
+
+    settings = load_config(config)
+    out = out or settings.folder / "tokens"
+    run(settings, out)
+    _wrote(out)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    store: Store = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the trained model. Default: results/RUN/train/MODEL.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="titans, or transformer for the baseline.")] = "titans",
+    resume: Annotated[bool, typer.Option(help="Go on from last.ckpt of a run with the same settings.")] = True,
+) -> None:
+    """Train on a token store.
+
+    Next-token training as the config's `model` and `train` sections say. A run that was killed goes on from its last
+    checkpoint when the same command is given again. Leaves best.ckpt, last.ckpt, model.safetensors, metrics.csv,
+    train.json and an offline W&B run; send that one with `wandb sync results/RUN/train/titans/wandb/offline-run-*`.
+
+    Example: titans-genomics train --config configs/default.yaml
+    """
+    from titans_genomics.training import train as run
+
+    if model not in ("titans", "transformer"):
+        raise ValueError(f"--model {model}: choose titans or transformer")
+    settings = load_config(config)
+    out = out or settings.folder / "train" / model
+    run(settings, _store(settings, store), out, model=model, resume=resume)
+    _wrote(out)
+
+
+@app.command()
+def evaluate(
+    config: ConfigFile,
+    store: Store = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/evaluate/evaluate.json.")
+    ] = None,
+) -> None:
+    """Bits per base on held-out sequence, beside a Markov model.
+
+    Streams the held-out split through each model with its memory carried along, so that memory use does not grow with
+    length, and measures the best order-k Markov model, fitted on the same training tokens, beside it.
+
+    Example: titans-genomics evaluate --config configs/default.yaml
+    """
+    from titans_genomics.evaluation import evaluate as run
+
+    settings = load_config(config)
+    out = out or settings.folder / "evaluate" / "evaluate.json"
+    names = ["titans", "transformer"] if settings.train.transformer else ["titans"]
+    models = {name: settings.folder / "train" / name for name in names}
+    if model:
+        models = {}
+        for entry in model:
+            name, equals, folder = entry.partition("=")
+            if not (name and equals and folder):
+                raise ValueError(f"--model {entry}: expected NAME=DIR, for example titans=results/default/train/titans")
+            models[name] = Path(folder)
+    run(settings, _store(settings, store), models, out)
+    _wrote(out)
+
+
+@app.command()
+def downstream(
+    config: ConfigFile,
+    store: Store = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Trained model. Default: results/RUN/train/titans.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/downstream/species.json.")
+    ] = None,
+) -> None:
+    """Which species does a sequence come from?
+
+    A linear probe on frozen embeddings of the model, against logistic regression on k-mer counts, on regions that are
+    disjoint between train and test; classes, lengths and seeds stand in the config's `downstream` section.
+
+    Example: titans-genomics downstream --config configs/default.yaml
+    """
+    from titans_genomics.tasks.species import species as run
+
+    settings = load_config(config)
+    if not settings.downstream.species:
+        raise ValueError(f"{config}: downstream.species is empty; list two or more classes to run this stage")
+    out = out or settings.folder / "downstream" / "species.json"
+    run(settings, _store(settings, store), model or settings.folder / "train" / "titans", out)
+    _wrote(out)
+
+
+@app.command()
+def report(
+    config: ConfigFile,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results of the stages before. Default: results/RUN.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where report.html and metrics.json go. Default: results/RUN.")
+    ] = None,
+) -> None:
+    """One self-contained HTML page, and every number in metrics.json.
+
+    Needs no network to make or to read; send the page by mail as it is.
+
+    Example: titans-genomics report --config configs/default.yaml
+    """
+    from titans_genomics.report import report as run
+
+    settings = load_config(config)
+    folder = folder or settings.folder
+    out = out or settings.folder
+    run(settings, folder, out)
+    _wrote(out / "report.html")
+
+
+@config_app.command("check")
+def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.")]) -> None:
+    """Is this config valid, and do its sequence files exist?"""
+    settings = load_config(file)
+    for key, path in settings.files():
+        if not path.is_file():
+            raise FileNotFoundError(f"{file}: {key}: {path} does not exist; paths are relative to {Path.cwd()}")
+    typer.echo(f"{file}: valid; results go to {settings.folder}/")
+
+
+@config_app.command("show")
+def config_show(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.")]) -> None:
+    """The config as the stages see it, with every default filled in, as YAML."""
+    import yaml
+
+    typer.echo(yaml.safe_dump(load_config(file).model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+@config_app.command("schema")
+def config_schema(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
+) -> None:
+    """The JSON schema of a config: every key with its type, unit, range and default; editors complete from it."""
+    text = json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text)
+
+
+def _store(settings: Config, store: Path | None) -> Path:
+    return store or settings.folder / "tokens"
+
+
+def _wrote(path: Path) -> None:
+    typer.echo(f"wrote {path}", err=True)
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one clear message and exit status 1; anything else keeps its traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"titans-genomics: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
