@@ -1,0 +1,136 @@
+"""Tensors in, tensors out: the neural long-term memory (arXiv 2501.00663, section 3.1), one function, several backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from titans_genomics.ops.chunked import chunked_memory
+from titans_genomics.ops.reference import memory_mlp, reference_memory
+
+__all__ = ["MemoryState", "memory_mlp", "neural_memory"]
+
+Backend = Literal["reference", "chunked", "auto"]
+
+
+@dataclass
+class MemoryState:
+    """The memory after a token. Its size does not depend on how much was read.
+
+    Attributes
+    ----------
+    weights : L tensors (B, H, out, in), M_t
+    surprise : L tensors (B, H, out, in), S_t
+    anchor : L tensors (B, H, out, in), the weights at the start of the open chunk, where inner gradients are taken
+    offset : int, tokens already read of the open chunk, 0 <= offset < chunk
+    """
+
+    weights: list[Tensor]
+    surprise: list[Tensor]
+    anchor: list[Tensor] = field(default_factory=list)
+    offset: int = 0
+
+    def detach(self) -> MemoryState:
+        """The same state without its autograd history."""
+        return MemoryState(
+            *([x.detach() for x in xs] for xs in (self.weights, self.surprise, self.anchor)), self.offset
+        )
+
+
+def neural_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    weights: list[Tensor],
+    surprise: list[Tensor] | None = None,
+    chunk: int = 64,
+    backend: Backend = "auto",
+    anchor: list[Tensor] | None = None,
+    offset: int = 0,
+) -> tuple[Tensor, MemoryState]:
+    """Write T tokens to the memory and read it with each token's query (eq. 12-18).
+
+    With u_t the gradient of ``|| M(k_t) - v_t ||^2`` (summed over the head width, factor 2 included) at the weights
+    of the last chunk boundary before t::
+
+        S_t = eta_t S_{t-1} - theta_t u_t          (14)
+        M_t = (1 - alpha_t) M_{t-1} + S_t          (13)
+        y_t = M_t(q_t)                             (15)
+
+    Every y_t uses its own M_t. Gradients of second order reach all inputs.
+
+    Parameters
+    ----------
+    q, k, v : (B, T, H, d), any floating dtype; normalise q and k beforehand
+    alpha, eta : (B, T, H), forgetting and surprise decay, in [0, 1]
+    theta : (B, T, H), step size, at least 0
+    weights : L tensors (B, H, out, in), the memory before the first token: (hidden, d), ..., (d, hidden); (d, d) for L = 1
+    surprise : L tensors like weights, the surprise before the first token; None: zeros
+    chunk : tokens whose inner gradients are taken at the same weights, at least 1 (1: the online rule)
+    backend : "reference" (the oracle, token by token), "chunked" (matrix products), "auto"
+    anchor, offset : of the `MemoryState` of an earlier call whose last chunk is still open; then this call
+        continues that chunk. Without them a chunk starts at the first token.
+
+    Returns
+    -------
+    y : (B, T, H, d), dtype of v
+    state : MemoryState after token T, float32 (float64 for float64 input)
+
+    Raises
+    ------
+    ValueError
+        Naming the argument that does not fit.
+    """
+    _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    kept = v.dtype
+    q, k, v, alpha, eta, theta = (x.to(dtype) for x in (q, k, v, alpha, eta, theta))
+    weights = [w.to(dtype) for w in weights]
+    surprise = [torch.zeros_like(w) for w in weights] if surprise is None else [s.to(dtype) for s in surprise]
+    anchor = weights if anchor is None else [a.to(dtype) for a in anchor]
+    run = reference_memory if backend == "reference" else chunked_memory
+    y, *state = run(q, k, v, alpha, eta, theta, weights, surprise, anchor, offset, chunk)
+    return y.to(kept), MemoryState(*state, (offset + q.shape[1]) % chunk)
+
+
+def _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset) -> None:
+    """Raise ValueError naming the argument that does not fit."""
+    if backend not in ("reference", "chunked", "auto"):
+        raise ValueError(f"backend must be 'reference', 'chunked' or 'auto', got {backend!r}")
+    if q.dim() != 4 or q.shape[1] == 0 or not q.is_floating_point():
+        raise ValueError(f"q must be a floating tensor (B, T, H, d) with T > 0, got {q.dtype} {tuple(q.shape)}")
+    B, T, H, d = q.shape
+    for name, x in (("k", k), ("v", v)):
+        if x.shape != q.shape or x.device != q.device:
+            raise ValueError(
+                f"{name} must be {tuple(q.shape)} on {q.device} like q, got {tuple(x.shape)} on {x.device}"
+            )
+    for name, x in (("alpha", alpha), ("eta", eta), ("theta", theta)):
+        if x.shape != (B, T, H) or x.device != q.device:
+            raise ValueError(f"{name} must be {(B, T, H)} on {q.device}, got {tuple(x.shape)} on {x.device}")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")
+    if not 0 <= offset < chunk or (offset > 0 and anchor is None):
+        raise ValueError(f"offset must be in [0, chunk) and comes with anchor, got offset {offset}, chunk {chunk}")
+    if not weights:
+        raise ValueError("weights must hold at least one layer")
+    width = d
+    for layer, w in enumerate(weights):
+        if w.dim() != 4 or w.shape[:2] != (B, H) or w.shape[3] != width or w.device != q.device:
+            raise ValueError(
+                f"weights[{layer}] must be (B, H, out, in) = ({B}, {H}, out, {width}) on {q.device}, got {tuple(w.shape)} on {w.device}"
+            )
+        width = w.shape[2]
+    if width != d:
+        raise ValueError(f"weights[-1] must give the head width {d}, gives {width}")
+    for name, xs in (("surprise", surprise), ("anchor", anchor)):
+        if xs is not None and [x.shape for x in xs] != [w.shape for w in weights]:
+            raise ValueError(
+                f"{name} must have the shapes of weights, {[tuple(w.shape) for w in weights]}, got {[tuple(x.shape) for x in xs]}"
+            )
