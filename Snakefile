@@ -9,10 +9,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-# Rules that name this environment: made by `conda env create -f environment.yml`, used with --sdm conda only.
-ENVIRONMENT = "titans-genomics"
-
-
 report: "workflow/report/workflow.rst"
 
 

@@ -37,11 +37,11 @@ rule settings:
     # part changes, and only then, so that a new learning rate trains again but does not tokenise again.
     output:
         f"{RUN}/settings/{{stage}}.json",
-    params:
-        settings=lambda wildcards: json.dumps(stage_settings(CONFIG, wildcards.stage), indent=2),
     log:
         f"{RUN}/logs/settings_{{stage}}.log",
     conda:
-        ENVIRONMENT
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: json.dumps(stage_settings(CONFIG, wildcards.stage), indent=2),
     shell:
         "printf '%s\\n' {params.settings:q} > {output} 2> {log}"

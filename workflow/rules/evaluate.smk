@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         settings=f"{RUN}/settings/evaluate.json",
-        store=f"{RUN}/tokens/manifest.json",
+        store=f"{RUN}/tokens.done",
         weights=expand(f"{RUN}/train/{{model}}/model.safetensors", model=MODELS),
     output:
         f"{RUN}/evaluate/evaluate.json",
@@ -9,12 +9,12 @@ rule evaluate:
         f"{RUN}/logs/evaluate.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=8000,
         gpu=min(GPUS, 1),
-    conda:
-        ENVIRONMENT
     shell:
         "titans-genomics evaluate --config {input.settings} 2>&1 | tee {log}"
 
@@ -22,7 +22,7 @@ rule evaluate:
 rule downstream:
     input:
         settings=f"{RUN}/settings/downstream.json",
-        store=f"{RUN}/tokens/manifest.json",
+        store=f"{RUN}/tokens.done",
         weights=f"{RUN}/train/titans/model.safetensors",
         species=[entry.path for entry in CONFIG.downstream.species if entry.path],
     output:
@@ -31,11 +31,11 @@ rule downstream:
         f"{RUN}/logs/downstream.log",
     benchmark:
         f"{RUN}/benchmarks/downstream.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=8000,
         gpu=min(GPUS, 1),
-    conda:
-        ENVIRONMENT
     shell:
         "titans-genomics downstream --config {input.settings} 2>&1 | tee {log}"

@@ -1,7 +1,7 @@
 rule report:
     input:
         settings=f"{RUN}/settings/report.json",
-        manifest=f"{RUN}/tokens/manifest.json",
+        store=f"{RUN}/tokens.done",
         training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS),
         curves=expand(f"{RUN}/train/{{model}}/metrics.csv", model=MODELS),
         evaluate=f"{RUN}/evaluate/evaluate.json",
@@ -14,6 +14,6 @@ rule report:
     benchmark:
         f"{RUN}/benchmarks/report.tsv"
     conda:
-        ENVIRONMENT
+        "../../environment.yml"
     shell:
         "titans-genomics report --config {input.settings} 2>&1 | tee {log}"

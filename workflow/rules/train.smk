@@ -1,7 +1,7 @@
 rule train:
     input:
         settings=f"{RUN}/settings/train.json",
-        store=f"{RUN}/tokens/manifest.json",
+        store=f"{RUN}/tokens.done",
     output:
         weights=f"{RUN}/train/{{model}}/model.safetensors",
         shape=f"{RUN}/train/{{model}}/model.json",
@@ -11,11 +11,11 @@ rule train:
         f"{RUN}/logs/train_{{model}}.log",
     benchmark:
         f"{RUN}/benchmarks/train_{{model}}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 8
     resources:
         mem_mb=16000,
         gpu=GPUS,
-    conda:
-        ENVIRONMENT
     shell:
         "titans-genomics train --config {input.settings} --model {wildcards.model} 2>&1 | tee {log}"
