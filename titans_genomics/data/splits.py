@@ -1,0 +1,88 @@
+"""Which part of a source trains and which is held out. Seeded; nothing is ever split by overlapping windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from titans_genomics.config import SplitConfig
+
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+
+
+def assign(lengths: Sequence[int], order: Sequence[int], validation: float, test: float) -> np.ndarray:
+    """Give units (blocks, contigs, molecules) to splits so that the shares of bases come as near as they can.
+
+    Units are looked at in ``order``; each goes to the held-out split that is furthest from its share, if that
+    brings the split nearer to it, else to train. With three units or more, no split of a share above 0 stays empty.
+
+    Returns
+    -------
+    numpy.ndarray
+        int8, shape (units,): 0 train, 1 validation, 2 test.
+    """
+    total = sum(lengths)
+    target = {VALIDATION: validation * total, TEST: test * total}
+    held = {VALIDATION: 0, TEST: 0}
+    splits = np.zeros(len(lengths), dtype=np.int8)
+    for unit in order:
+        split = max(held, key=lambda s: target[s] - held[s])
+        missing = target[split] - held[split]
+        if missing <= 0:
+            break
+        if abs(missing - lengths[unit]) < missing:
+            splits[unit] = split
+            held[split] += lengths[unit]
+    wanted = [s for s in (VALIDATION, TEST) if target[s] > 0]
+    for split in wanted:
+        train = [unit for unit in order if splits[unit] == TRAIN]
+        if held[split] == 0 and len(lengths) > len(wanted) and len(train) > 1:
+            nearest = min(train, key=lambda unit: abs(lengths[unit] - target[split]))
+            splits[nearest] = split
+            held[split] += lengths[nearest]
+    return splits
+
+
+def contig_segments(
+    lengths: Sequence[int], split: SplitConfig, rng: np.random.Generator
+) -> list[list[tuple[int, int, int]]]:
+    """Segments of every contig of a source: (start, end, split), in order, adjacent ones of different splits.
+
+    By ``block`` every contig is cut into blocks of ``split.block`` bases (the last one shorter; a rest of less than
+    half a block is added to the block before); by ``contig`` each is one unit.
+    """
+    units = []
+    for contig, length in enumerate(lengths):
+        blocks = max(1, round(length / split.block)) if split.by == "block" else 1
+        edges = [*(i * split.block for i in range(blocks)), length]
+        units += [(contig, edges[i], edges[i + 1]) for i in range(blocks)]
+    splits = assign(
+        [end - start for _, start, end in units], rng.permutation(len(units)).tolist(), split.validation, split.test
+    )
+    segments: list[list[tuple[int, int, int]]] = [[] for _ in lengths]
+    for (contig, start, end), label in zip(units, splits.tolist(), strict=True):
+        own = segments[contig]
+        if own and own[-1][2] == label:
+            own[-1] = (own[-1][0], end, label)
+        else:
+            own.append((start, end, label))
+    return segments
+
+
+def read_key(seed: int, source: str, template: str) -> int:
+    """A seeded 63-bit number that all pieces of one molecule share; molecules are split in its order."""
+    digest = hashlib.blake2b(f"{seed}\t{source}\t{template}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def read_splits(keys: np.ndarray, lengths: np.ndarray, split: SplitConfig) -> np.ndarray:
+    """Split of every read: int8, shape (reads,). Reads of equal key go together.
+
+    ``keys`` and ``lengths`` are int64, shape (reads,).
+    """
+    molecules, inverse = np.unique(keys, return_inverse=True)
+    sizes = np.bincount(inverse, weights=lengths).astype(np.int64).tolist()
+    return assign(sizes, range(len(molecules)), split.validation, split.test)[inverse]

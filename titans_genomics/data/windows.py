@@ -1,0 +1,129 @@
+"""Windows of tokens for training and validation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from titans_genomics.data.alphabet import reverse_complement as other_strand
+
+if TYPE_CHECKING:
+    from titans_genomics.data.store import Run, TokenStore
+
+
+class TrainWindows(Dataset[torch.Tensor]):
+    """Training windows at random places; item i is a function of (seed, i) alone.
+
+    A source is drawn with probability proportional to its weight times its training tokens, then a start anywhere
+    in its run, then the strand. Windows may span the end of a segment (an EOS token stands there). Because items do
+    not depend on what was drawn before, a resumed run goes on with item number ``steps done x batch size``.
+
+    Parameters
+    ----------
+    store
+        An open token store.
+    context
+        Tokens that the model reads; items are one longer, so that every one of them has a next token.
+    seed
+        Seed of places and strands.
+    reverse_complement
+        Probability that a window is turned to the other strand.
+    count
+        Length of the dataset, windows. Any number will do: windows are drawn with replacement.
+
+    Raises
+    ------
+    ValueError
+        No training run is as long as one window.
+    """
+
+    def __init__(
+        self, store: TokenStore, context: int, seed: int, reverse_complement: float = 0.0, count: int = 2**40
+    ) -> None:
+        self.store, self.context, self.seed, self.count = store, context, seed, count
+        self.reverse_complement = reverse_complement
+        self.runs = _fitting(store, "train", context)
+        weights = np.array([store.weight(run.source) * (run.stop - run.start) for run in self.runs])
+        self._cumulative = np.cumsum(weights) / weights.sum()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        """Window ``i``: int64, shape (context + 1,)."""
+        if not 0 <= i < self.count:
+            raise IndexError(i)
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i]))
+        which, turn = rng.random(2)
+        run = self.runs[int(np.searchsorted(self._cumulative[:-1], which, side="right"))]
+        start = int(rng.integers(run.start, run.stop - self.context))
+        window = np.array(self.store.tokens[start : start + self.context + 1], dtype=np.int64)
+        return torch.from_numpy(other_strand(window) if turn < self.reverse_complement else window)
+
+
+class HeldOutWindows(Dataset[torch.Tensor]):
+    """At most ``count`` windows spread evenly over a held-out split; always the same ones.
+
+    They do not overlap as long as ``count`` of them fit. Sources of weight 0 are left out unless ``source`` names one.
+
+    Parameters
+    ----------
+    store
+        An open token store.
+    split
+        ``validation``, ``test`` or ``train``.
+    context
+        Tokens that the model reads; items are int64, shape (context + 1,).
+    count
+        Most windows.
+    source
+        Only this source; default: all.
+
+    Raises
+    ------
+    ValueError
+        No run of the split is as long as one window.
+    """
+
+    def __init__(self, store: TokenStore, split: str, context: int, count: int, source: str | None = None) -> None:
+        self.store, self.context = store, context
+        self.runs = _fitting(store, split, context, source)
+        places = np.array([run.stop - run.start - context for run in self.runs])
+        ends = np.cumsum(places)
+        total = int(ends[-1])
+        picks = (np.arange(min(count, total)) + 0.5) * (total / min(count, total))
+        picks = picks.astype(np.int64)
+        which = np.searchsorted(ends, picks, side="right")
+        firsts = np.array([run.start for run in self.runs])
+        self.starts: np.ndarray = firsts[which] + picks - (ends - places)[which]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        """Window ``i``: int64, shape (context + 1,)."""
+        start = int(self.starts[i])
+        return torch.from_numpy(np.array(self.store.tokens[start : start + self.context + 1], dtype=np.int64))
+
+
+def _fitting(store: TokenStore, split: str, context: int, source: str | None = None) -> list[Run]:
+    """The runs of a split with room for one window. Raises ValueError without any."""
+    runs = store.runs(split, source)
+    if source is None:
+        runs = [run for run in runs if store.weight(run.source) > 0]
+    if not runs:
+        raise ValueError(
+            f"{store.path}: the {split} split is empty. Raise data.split.{split} or add sequence"
+            if split != "train"
+            else f"{store.path}: nothing to train on"
+        )
+    fitting = [run for run in runs if run.stop - run.start > context]
+    if not fitting:
+        longest = max(run.stop - run.start for run in runs)
+        raise ValueError(
+            f"{store.path}: the {split} split has at most {longest:,} tokens side by side, a window needs {context + 1:,}. Lower train.context to {longest - 1} or less, or add sequence"
+        )
+    return fitting
