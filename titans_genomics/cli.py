@@ -61,9 +61,9 @@ def tokenize(
 
     Example: titans-genomics tokenize --config configs/default.yaml
     """
+    settings = load_config(config)
     from titans_genomics.data.store import tokenize as run
 
-    settings = load_config(config)
     out = out or settings.folder / "tokens"
     run(settings, out)
     _wrote(out)
@@ -87,11 +87,11 @@ def train(
 
     Example: titans-genomics train --config configs/default.yaml
     """
-    from titans_genomics.training import train as run
-
     if model not in ("titans", "transformer"):
         raise ValueError(f"--model {model}: choose titans or transformer")
     settings = load_config(config)
+    from titans_genomics.training import train as run
+
     out = out or settings.folder / "train" / model
     run(settings, _store(settings, store), out, model=model, resume=resume)
     _wrote(out)
@@ -116,9 +116,9 @@ def evaluate(
 
     Example: titans-genomics evaluate --config configs/default.yaml
     """
+    settings = load_config(config)
     from titans_genomics.evaluation import evaluate as run
 
-    settings = load_config(config)
     out = out or settings.folder / "evaluate" / "evaluate.json"
     names = ["titans", "transformer"] if settings.train.transformer else ["titans"]
     models = {name: settings.folder / "train" / name for name in names}
@@ -151,9 +151,9 @@ def downstream(
 
     Example: titans-genomics downstream --config configs/default.yaml
     """
+    settings = load_config(config)
     from titans_genomics.tasks.species import species as run
 
-    settings = load_config(config)
     if not settings.downstream.species:
         raise ValueError(f"{config}: downstream.species is empty; list two or more classes to run this stage")
     out = out or settings.folder / "downstream" / "species.json"
@@ -177,9 +177,9 @@ def report(
 
     Example: titans-genomics report --config configs/default.yaml
     """
+    settings = load_config(config)
     from titans_genomics.report import report as run
 
-    settings = load_config(config)
     folder = folder or settings.folder
     out = out or settings.folder
     run(settings, folder, out)

@@ -3,7 +3,6 @@ rule report:
         settings=f"{RUN}/settings/report.json",
         store=f"{RUN}/tokens.done",
         training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS),
-        curves=expand(f"{RUN}/train/{{model}}/metrics.csv", model=MODELS),
         evaluate=f"{RUN}/evaluate/evaluate.json",
         downstream=[f"{RUN}/downstream/species.json"] if CONFIG.downstream.species else [],
     output:

@@ -3,9 +3,9 @@ rule train:
         settings=f"{RUN}/settings/train.json",
         store=f"{RUN}/tokens.done",
     output:
+        # Not last.ckpt and metrics.csv: Snakemake deletes outputs before a job, and a killed run goes on from those.
         weights=f"{RUN}/train/{{model}}/model.safetensors",
         shape=f"{RUN}/train/{{model}}/model.json",
-        metrics=f"{RUN}/train/{{model}}/metrics.csv",
         summary=f"{RUN}/train/{{model}}/train.json",
     log:
         f"{RUN}/logs/train_{{model}}.log",

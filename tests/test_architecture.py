@@ -1,0 +1,70 @@
+"""Data flows one way, and so do imports: sequence files -> tokens -> model -> training -> evaluation -> report."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "titans_genomics"
+
+# What each room may import from its siblings. Everyone may read the version.
+ALLOWED = {
+    "config": set(),
+    "progress": set(),
+    "markov": set(),
+    "data": {"config", "progress"},
+    "ops": set(),
+    "models": {"config", "ops"},
+    "training": {"config", "progress", "data", "models"},
+    "evaluation": {"config", "progress", "data", "markov", "models", "training"},
+    "tasks": {"config", "progress", "data", "models", "training"},
+    "report": {"config"},
+    "cli": {"config", "data", "training", "evaluation", "tasks", "report"},
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    """The module or sub-package of titans_genomics that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    siblings = {name.split(".")[1] for name in imported(path) if name.startswith("titans_genomics.")}
+    unexpected = siblings - ALLOWED[room(path)] - {room(path), "__version__"}
+    assert not unexpected, f"{path.name} imports {', '.join(sorted(unexpected))}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_windows_bring_torch_into_data(path):
+    if room(path) in ("data", "config", "progress", "markov", "report", "cli") and path.name != "windows.py":
+        assert "torch" not in {name.split(".")[0] for name in imported(path)}
+
+
+def test_help_needs_no_heavy_imports():
+    code = "import sys, titans_genomics.cli; print([m for m in ('torch', 'lightning', 'sklearn', 'matplotlib', 'pysam') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_snakefile_stays_a_table_of_contents():
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert "script:" not in rules
+    assert "run:" not in rules

@@ -1,0 +1,93 @@
+"""The command line: help that teaches, one clear message for a user's mistake, the files each stage leaves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("tokenize", "train", "evaluate", "downstream", "report")
+
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "titans_genomics.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def fails(*arguments, cwd=ROOT):
+    """The one line that a failed command says, after checking that it is one line and no traceback."""
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("titans-genomics: error: ")
+    return result.stderr
+
+
+def test_help_teaches():
+    text = run("--help").stdout
+    for stage in (*STAGES, "config"):
+        assert stage in text
+    for stage in STAGES:
+        text = run(stage, "--help").stdout
+        assert f"Example: titans-genomics {stage} --config" in text
+        assert "Default: results/RUN" in " ".join(text.split())
+
+
+def test_version():
+    from titans_genomics import __version__
+
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_config_check_show_schema(tmp_path):
+    assert "valid; results go to results/tiny/" in run("config", "check", "configs/tiny.yaml").stdout
+    shown = yaml.safe_load(run("config", "show", "configs/own_genome.yaml").stdout)
+    assert shown["train"]["max_steps"] == 500
+    assert json.loads(run("config", "schema").stdout) == json.loads((ROOT / "configs" / "schema.json").read_text())
+
+
+def test_a_missing_sequence_file_is_named(tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("run: x\ndata: {sources: [{path: nowhere.fa}]}\n")
+    for command in (("config", "check", bad), ("tokenize", "--config", bad)):
+        message = fails(*command, cwd=tmp_path)
+        assert "nowhere.fa" in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bad_config_is_one_message(tmp_path, stage):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("run: x\ndata: {sources: [{path: g.fa}]}\ntrain: {lrr: 1}\n")
+    assert "train.lrr: unknown key" in fails(stage, "--config", bad, cwd=tmp_path)
+    assert "no such config file" in fails(stage, "--config", tmp_path / "none.yaml", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
+    genome = tmp_path / "g.fa"
+    genome.write_text(">a\nACGT\n")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: x\ndata: {{sources: [{{path: {genome}}}]}}\n"
+        f"downstream: {{species: [{{species: A, path: {genome}}}, {{species: B, path: {genome}}}]}}\n"
+    )
+    message = fails(stage, "--config", config, cwd=tmp_path)
+    assert "titans-genomics" in message.split("error:")[1], "names the command to run first"
+    assert not (tmp_path / "results").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = run("--debug", "tokenize", "--config", tmp_path / "none.yaml")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_wrong_model_arguments():
+    assert "choose titans or transformer" in fails("train", "--config", "configs/tiny.yaml", "--model", "lstm")
+    assert "expected NAME=DIR" in fails("evaluate", "--config", "configs/tiny.yaml", "--model", "results")
