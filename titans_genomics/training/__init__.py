@@ -1,0 +1,7 @@
+"""Next-token training with Lightning: one function to train, one to load what was trained."""
+
+from titans_genomics.training.export import build_model, load_model, model_config
+from titans_genomics.training.fit import train
+from titans_genomics.training.module import NextToken, next_token_nll
+
+__all__ = ["NextToken", "build_model", "load_model", "model_config", "next_token_nll", "train"]

@@ -1,0 +1,127 @@
+"""Models on disk: build one from a config, write it as safetensors with its description, read it back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_safetensors
+from safetensors.torch import save_model as save_safetensors
+from torch import nn
+
+from titans_genomics import __version__
+from titans_genomics.config import Config, TitansConfig
+from titans_genomics.data.store import TokenStore
+from titans_genomics.models import Titans, Transformer
+
+ModelName = Literal["titans", "transformer"]
+MODELS: dict[str, type[nn.Module]] = {"titans": Titans, "transformer": Transformer}
+
+
+def model_config(config: Config, name: ModelName) -> TitansConfig:
+    """The shape of a run's model; the Transformer attends over the whole training context."""
+    return config.model if name == "titans" else config.model.model_copy(update={"window": config.train.context})
+
+
+def build_model(name: str, config: TitansConfig) -> Any:
+    """A new model with fresh weights."""
+    return MODELS[name](config)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling of ``path`` that takes its place when the block succeeds, and is removed when it fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_model(folder: Path, name: str, config: TitansConfig, model: nn.Module, store: TokenStore, step: int) -> None:
+    """Write model.safetensors (weights) and model.json (what they are)."""
+    with replacing(folder / "model.safetensors") as temporary:
+        save_safetensors(model, str(temporary))
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner can read
+    description = {
+        "class": name,
+        "config": config.model_dump(mode="json"),
+        "vocabulary": store.manifest["vocabulary"],
+        "store": store.sha256,
+        "step": step,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "version": __version__,
+    }
+    write_json(folder / "model.json", description)
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """The model.json of a trained model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When ``folder`` holds no trained model, or its description cannot be read.
+    """
+    path = Path(folder) / "model.json"
+    if not path.is_file() or not path.with_name("model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no trained model (model.json and model.safetensors) in this folder; run `titans-genomics train` first"
+        )
+    try:
+        description = json.loads(path.read_text())
+        TitansConfig.model_validate(description["config"])
+        if description["class"] not in MODELS:
+            raise ValueError(f"class {description['class']!r} is not one of {', '.join(MODELS)}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the description of a model ({error}); train the model again") from None
+    return description
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Any:
+    """A trained model, in evaluation mode.
+
+    Parameters
+    ----------
+    folder : path
+        The output folder of ``train`` (model.safetensors and model.json).
+    device : str or torch.device
+        Where to put it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When there is no model, or its weights do not belong to its description.
+    """
+    folder = Path(folder)
+    description = describe_model(folder)
+    model = build_model(description["class"], TitansConfig.model_validate(description["config"]))
+    weights = folder / "model.safetensors"
+    try:
+        load_safetensors(model, str(weights))
+    except (RuntimeError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"{weights}: does not hold the model of {folder / 'model.json'} ({first}); train the model again"
+        ) from None
+    return model.to(device).eval()
