@@ -29,21 +29,25 @@ IUPAC = {
 }
 
 _INVALID = 255
-_CODES = {code: 16 + i for i, code in enumerate(IUPAC)}  # ids of IUPAC codes between the two steps of `encode`
-_CODE_TO_N = bytes(N if 16 <= i < 16 + len(IUPAC) else i for i in range(256))
+_PIECE = 1 << 22  # letters looked at together, so that temporary arrays stay small
+_CODES = {code: 16 + i for i, code in enumerate(IUPAC)}  # what the tables below give for the codes unless they become N
 
 
-def _table(lower_case: int | None) -> bytes:
+def _table(lower_case: int | None, codes_to_n: bool) -> bytes:
     """256 bytes: ASCII letter to token; ``lower_case`` replaces all lower-case nucleotides when given."""
     table = bytearray([_INVALID]) * 256
-    tokens = {"A": A, "C": C, "G": G, "T": T, "U": T, "N": N} | _CODES
+    tokens = {"A": A, "C": C, "G": G, "T": T, "U": T, "N": N} | (dict.fromkeys(_CODES, N) if codes_to_n else _CODES)
     for letter, token in tokens.items():
         table[ord(letter)] = token
         table[ord(letter.lower())] = token if lower_case is None else lower_case
     return bytes(table)
 
 
-_TABLE, _TABLE_MASK_TO_N = _table(None), _table(N)
+_TABLES = {
+    (mask_to_n, codes): _table(N if mask_to_n else None, codes)
+    for mask_to_n in (False, True)
+    for codes in (False, True)
+}
 _LETTERS = np.frombuffer(b"ACGTN_^$", dtype=np.uint8)
 
 Tokens = TypeVar("Tokens")
@@ -80,14 +84,14 @@ def encode(
         is in the message.
     """
     raw = sequence.encode("ascii", errors="replace") if isinstance(sequence, str) else bytes(sequence)
-    tokens = raw.translate(_TABLE_MASK_TO_N if soft_mask == "n" else _TABLE)
+    tokens = raw.translate(_TABLES[soft_mask == "n", iupac == "n"])
     bad = tokens.find(_INVALID)
     if bad >= 0:
         shown = chr(raw[bad]) if 32 < raw[bad] < 127 else f"byte 0x{raw[bad]:02x}"
         raise ValueError(f"position {bad}: {shown!r} is not a nucleotide (A C G T U N or an IUPAC code)")
+    coded = np.frombuffer(tokens, dtype=np.uint8).copy()
     if iupac == "n":
-        return np.frombuffer(bytearray(tokens.translate(_CODE_TO_N)), dtype=np.uint8)
-    coded = np.frombuffer(bytearray(tokens), dtype=np.uint8)
+        return coded
     positions = np.flatnonzero(coded >= 16)
     if len(positions) == 0:
         return coded
@@ -127,15 +131,18 @@ def reverse_complement(tokens: Tokens) -> Tokens:
 
 def soft_mask_intervals(sequence: bytes) -> np.ndarray:
     """Maximal runs of lower case. int64, shape (intervals, 2): start and end, 0-based half-open."""
-    lower = (np.frombuffer(sequence, dtype=np.uint8) & 0x20).astype(bool)
-    if not lower.any():
-        return np.zeros((0, 2), dtype=np.int64)
-    edges = np.flatnonzero(lower[1:] != lower[:-1]) + 1
-    if lower[0]:
-        edges = np.concatenate([[0], edges])
-    if lower[-1]:
-        edges = np.concatenate([edges, [len(lower)]])
-    return edges.reshape(-1, 2).astype(np.int64)
+    letters = np.frombuffer(sequence, dtype=np.uint8)
+    edges = []
+    before = False
+    for at in range(0, len(letters), _PIECE):
+        lower = (letters[at : at + _PIECE] & 0x20) != 0
+        if lower[0] != before:
+            edges.append(np.array([at]))
+        edges.append(np.flatnonzero(lower[1:] != lower[:-1]) + at + 1)
+        before = bool(lower[-1])
+    if before:
+        edges.append(np.array([len(letters)]))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *edges]).astype(np.int64).reshape(-1, 2)
 
 
 def count_codes(sequence: bytes) -> int:

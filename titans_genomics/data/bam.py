@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_bam(path: Path, reads: ReadsConfig, dropped: Counter[str], advance: Adv
     kept = 0
     with _open(path) as bam:
         try:
-            for read in _fetch(path, bam, reads):
+            for read in _fetch(path, bam, reads, dropped):
                 reason = drop_reason(read, reads)
                 if reason is not None:
                     dropped[reason] += 1
@@ -101,11 +102,14 @@ def _record(read: pysam.AlignedSegment) -> Record:
     sequence = read.get_forward_sequence().encode("ascii")
     if read.is_unmapped:
         return Record(name + mate, sequence, "read", "+", name)
-    locus = f"{read.reference_name}:{read.reference_start}-{read.reference_end}"
+    start = read.reference_start
+    locus = f"{read.reference_name}:{start}-{start if read.reference_end is None else read.reference_end}"
     return Record(name + mate, sequence, "read", "-" if read.is_reverse else "+", name, locus, read.mapping_quality)
 
 
-def _fetch(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> Iterator[pysam.AlignedSegment]:
+def _fetch(
+    path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig, dropped: Counter[str]
+) -> Iterator[pysam.AlignedSegment]:
     if not reads.regions:
         yield from bam.fetch(until_eof=True)
         return
@@ -114,8 +118,12 @@ def _fetch(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> Iterator
         if contig != contig_before:
             contig_before, end_before = contig, 0
         for read in bam.fetch(tid=contig, start=start, stop=end):
-            if not read.is_unmapped and read.reference_start >= end_before:  # else the region before gave it already
-                yield read
+            if read.reference_start < end_before:  # the region before gave it already
+                continue
+            if read.is_unmapped:  # placed beside its mate, without an alignment of its own
+                dropped["unmapped"] += 1
+                continue
+            yield read
         end_before = end
 
 
@@ -132,18 +140,7 @@ def _regions(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> list[t
         )
     spans = []
     for region in reads.regions:
-        try:
-            found, contig, start, end = bam.parse_region(region=region)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: region {region!r} of data.reads.regions: {error}. Contigs are named like {', '.join(bam.references[:3])}"
-            ) from None
-        length = bam.get_reference_length(bam.get_reference_name(contig)) if found else 0
-        if not found or start >= min(end, length):
-            raise ValueError(
-                f"{path}: region {region!r} of data.reads.regions is empty or beyond its contig's {length:,} bases"
-            )
-        spans.append((contig, start, min(end, length)))
+        spans.append(_parse_region(path, bam, region))
     merged: list[tuple[int, int, int]] = []
     for contig, start, end in sorted(spans):
         if merged and merged[-1][0] == contig and start <= merged[-1][2]:
@@ -151,3 +148,22 @@ def _regions(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> list[t
         else:
             merged.append((contig, start, end))
     return merged
+
+
+def _parse_region(path: Path, bam: pysam.AlignmentFile, region: str) -> tuple[int, int, int]:
+    """``contig``, ``contig:start`` or ``contig:start-end`` (1-based, inclusive) to (contig id, start, end), 0-based half-open."""
+    where = f"{path}: region {region!r} of data.reads.regions"
+    match = re.fullmatch(r"(.+?):([0-9,]+)(?:-([0-9,]+))?", region)
+    if region in bam.references or match is None:
+        contig, first, last = region, 1, None
+    else:
+        contig, first, last = match[1], int(match[2].replace(",", "")), match[3] and int(match[3].replace(",", ""))
+    if contig not in bam.references:
+        raise ValueError(
+            f"{where}: no contig {contig!r} in the header; there are {', '.join(bam.references[:5]) or 'none'}{' ...' if bam.nreferences > 5 else ''}"
+        )
+    length = bam.get_reference_length(contig)
+    end = length if last is None else min(last, length)
+    if not 1 <= first <= end:
+        raise ValueError(f"{where}: empty or outside the contig's bases 1 to {length:,}")
+    return bam.get_tid(contig), first - 1, end

@@ -111,6 +111,10 @@ def _split_records(path: Path, blocks: Iterator[tuple[bytes, float]], advance: A
 
 
 def _name(path: Path, header: bytes) -> str:
+    if b"\r" in header.rstrip():
+        raise ValueError(
+            f"{path}: lines end in a carriage return alone (old Macintosh). Convert them with `tr '\\r' '\\n'`"
+        )
     words = header.split(None, 1)
     if not words:
         raise ValueError(f"{path}: a record has no name: write one after '>'")

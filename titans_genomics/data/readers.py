@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from titans_genomics.config import DataConfig, SourceConfig
+from titans_genomics.data import alphabet
 from titans_genomics.data.bam import check_bam, read_bam
 from titans_genomics.data.fasta import GZIP_MAGIC, check_bgzf_end, is_bgzf, read_fasta
 from titans_genomics.data.genbank import read_genbank
 from titans_genomics.data.records import Advance, Record
+from titans_genomics.data.splits import read_key
 
 Kind = Literal["fasta", "genbank", "bam"]
 
@@ -24,6 +28,8 @@ _OTHER_FORMATS = (
     (b"CRAM", "a CRAM file. Convert it with `samtools view -b -T REFERENCE.fa`"),
     (b"@HD\t", "a SAM text file. Convert it with `samtools view -b`"),
     (b"@SQ\t", "a SAM text file. Convert it with `samtools view -b`"),
+    (b"@RG\t", "a SAM text file. Convert it with `samtools view -b`"),
+    (b"@PG\t", "a SAM text file. Convert it with `samtools view -b`"),
     (b"@", "a FASTQ file. Convert it to BAM with `samtools import`, or to FASTA with `samtools fasta`"),
     (b"##fileformat=VCF", "a VCF file; a FASTA, GenBank or BAM file is needed"),
     (b"##gff", "a GFF annotation; give the genome's FASTA instead"),
@@ -51,6 +57,8 @@ def detect_kind(path: Path) -> Kind:
         raise FileNotFoundError(
             f"{path}: no such sequence file (data.sources[].path, relative to the working directory)"
         )
+    if not path.is_file():
+        raise ValueError(f"{path}: not a regular file; pipes and devices cannot be read twice")
     with path.open("rb") as handle:
         head = handle.read(1 << 16)
     if not head:
@@ -137,3 +145,34 @@ def open_source(
         raise ValueError(
             f"{source.path}: none of its {sum(dropped.values())} records has {data.min_contig} bases or more (data.min_contig)"
         )
+
+
+def encode_record(record: Record, source: SourceConfig, data: DataConfig, seed: int = 0) -> np.ndarray:
+    """The tokens of a record as ``data.iupac`` and ``data.soft_mask`` say: uint8, shape (bases,), values 0 to 4.
+
+    The random bases of ``iupac: random`` are a function of seed, source name and record name. Raises ValueError
+    naming file, record and 0-based position of a letter that is no nucleotide, or a record that looks like a protein.
+    """
+    where = f"{source.path}: {record.kind} {record.name!r}"
+    rng = None
+    if data.iupac == "random":
+        rng = np.random.default_rng(read_key(seed, source.label, record.name))
+    protein = _looks_like_protein(record.sequence)
+    try:
+        tokens = alphabet.encode(record.sequence, data.iupac, data.soft_mask, rng)
+    except ValueError as error:
+        hint = ""
+        if protein:
+            hint = ". This looks like a protein; nucleotides are needed"
+        elif "'-'" in str(error):
+            hint = ". Remove the gaps of an alignment first"
+        raise ValueError(f"{where}, {error}{hint}") from None
+    if protein:
+        raise ValueError(f"{where} looks like a protein: most letters are not A C G T U N; nucleotides are needed")
+    return tokens
+
+
+def _looks_like_protein(sequence: bytes) -> bool:
+    """Whether most letters are other than A C G T U N (of the first 10,000)."""
+    start = sequence[:10_000]
+    return len(start.translate(None, b"ACGTUNacgtun-.*")) > 0.5 * len(start)

@@ -179,6 +179,9 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        return TokenStore, (self.path,)  # data loader workers open the files again instead of copying the tokens
+
     @cached_property
     def index(self) -> SegmentIndex:
         """The segments in token order."""

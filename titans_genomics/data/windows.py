@@ -67,7 +67,7 @@ class TrainWindows(Dataset[torch.Tensor]):
 class HeldOutWindows(Dataset[torch.Tensor]):
     """At most ``count`` windows spread evenly over a held-out split; always the same ones.
 
-    They do not overlap as long as ``count`` of them fit. Sources of weight 0 are left out unless ``source`` names one.
+    Evenly spaced, they overlap only where the split is short for ``count`` of them. Sources of weight 0 are left out unless ``source`` names one.
 
     Parameters
     ----------
@@ -94,8 +94,8 @@ class HeldOutWindows(Dataset[torch.Tensor]):
         places = np.array([run.stop - run.start - context for run in self.runs])
         ends = np.cumsum(places)
         total = int(ends[-1])
-        picks = (np.arange(min(count, total)) + 0.5) * (total / min(count, total))
-        picks = picks.astype(np.int64)
+        size = min(count, total)
+        picks = np.arange(size) * (total - 1) // max(size - 1, 1)
         which = np.searchsorted(ends, picks, side="right")
         firsts = np.array([run.start for run in self.runs])
         self.starts: np.ndarray = firsts[which] + picks - (ends - places)[which]

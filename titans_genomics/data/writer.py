@@ -14,6 +14,7 @@ import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +25,7 @@ from titans_genomics import __version__
 from titans_genomics.config import Config, DataConfig, SourceConfig
 from titans_genomics.data import alphabet
 from titans_genomics.data.folder import COLUMNS, FORMAT, INDEX, MANIFEST, SOFTMASK, TOKENS, replacing
-from titans_genomics.data.readers import check_source, open_source
-from titans_genomics.data.records import Record
+from titans_genomics.data.readers import check_source, encode_record, open_source
 from titans_genomics.data.splits import SPLITS, contig_segments, read_key, read_splits
 from titans_genomics.progress import Progress
 
@@ -47,17 +47,18 @@ def tokenize(config: Config, out: Path) -> dict[str, Any]:
         Writing failed, such as on a full disk. An older store in ``out`` is still there and whole.
     """
     kinds = [check_source(source, config.data) for source in config.data.sources]
-    with replacing(Path(out)) as folder:
-        try:
-            manifest = _write(config, kinds, folder)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise OSError(
-                    error.errno,
-                    f"{out}: no room to write the token store ({os.strerror(error.errno)}); it needs about two bytes per base. An older store is unchanged",
-                ) from error
+    try:
+        with replacing(Path(out)) as folder:
+            return _write(config, kinds, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-    return manifest
+        cause = os.strerror(error.errno)
+        raise OSError(
+            error.errno,
+            f"{out}: no room to write the token store ({cause}). It needs about two bytes per base; "
+            "free some space or choose another folder. An older store there is unchanged",
+        ) from error
 
 
 @dataclass
@@ -123,7 +124,7 @@ def _read(source: SourceConfig, data: DataConfig, seed: int, spooled: Path) -> _
         for record in open_source(
             source, data, spool.dropped, lambda bases, share: progress.update(bases, fraction=share)
         ):
-            tokens = _encode(source, data, seed, record)
+            tokens = encode_record(record, source, data, seed)
             handle.write(tokens)
             for start in range(0, len(tokens), _PIECE):
                 spool.counts += np.bincount(tokens[start : start + _PIECE], minlength=alphabet.VOCAB_SIZE)
@@ -138,29 +139,8 @@ def _read(source: SourceConfig, data: DataConfig, seed: int, spooled: Path) -> _
                 spool.reads.append((record.strand, record.aligned, record.mapq))
                 spool.keys.append(read_key(seed, source.label, record.template))
             at += len(tokens)
+            del record, tokens  # so that two contigs are never held at once
     return spool
-
-
-def _encode(source: SourceConfig, data: DataConfig, seed: int, record: Record) -> np.ndarray:
-    rng = None
-    if data.iupac == "random":  # a record's random bases do not depend on what else is in the file
-        rng = np.random.default_rng(read_key(seed, source.label, record.name))
-    try:
-        tokens = alphabet.encode(record.sequence, data.iupac, data.soft_mask, rng)
-    except ValueError as error:
-        hint = ". This looks like a protein; nucleotides are needed" if looks_like_protein(record.sequence) else ""
-        raise ValueError(f"{source.path}: {record.kind} {record.name!r}, {error}{hint}") from None
-    if looks_like_protein(record.sequence):
-        raise ValueError(
-            f"{source.path}: {record.kind} {record.name!r} looks like a protein (most letters are not A C G T U N); nucleotides are needed"
-        )
-    return tokens
-
-
-def looks_like_protein(sequence: bytes) -> bool:
-    """Whether most letters are other than A C G T U N (first 10,000 letters)."""
-    start = sequence[:10_000]
-    return len(start.translate(None, b"ACGTUNacgtun-.*")) > 0.5 * len(start)
 
 
 def _lay_out(
@@ -175,41 +155,41 @@ def _lay_out(
 ) -> list[dict[str, Any]]:
     """Copy the segments of one source to the store, split by split; returns its runs."""
     segments = _segments(source, config, spool)  # rows: record, start, end, split, spool offset
-    mask = np.concatenate(spool.masks) if spool.masks else np.zeros((0, 2), dtype=np.int64)
-    raw = np.memmap(spooled, dtype=np.uint8, mode="r")
+    mask = np.concatenate([np.zeros((0, 2), dtype=np.int64), *spool.masks])
+    mask_start, mask_end = mask.T.copy()
     runs = []
     eos = bytes([alphabet.EOS])
-    for split, split_name in enumerate(SPLITS):
-        first = offset = tokens.tell()
-        for record, start, end, _, at in segments[segments[:, 3] == split].tolist():
-            length = end - start
-            for piece in range(at, at + length, _PIECE):
-                copied = raw[piece : min(piece + _PIECE, at + length)].tobytes()
-                tokens.write(copied)
-                digest.update(copied)
-            tokens.write(eos)
-            digest.update(eos)
-            strand, aligned, mapq = spool.reads[record] if spool.reads else ("+", None, None)
-            row = (
-                source.label,
-                spool.names[record],
-                start,
-                end,
-                strand,
-                split_name,
-                offset,
-                length,
-                aligned or ".",
-                "." if mapq is None else mapq,
-            )
-            index.write("\t".join(map(str, row)) + "\n")
-            low, high = np.searchsorted(mask[:, 1], at, side="right"), np.searchsorted(mask[:, 0], at + length)
-            if high > low:
-                masks.append(np.clip(mask[low:high], at, at + length) - at + offset)
-            offset += length + 1
-        if offset > first:
-            runs.append({"source": source.label, "split": split_name, "start": first, "stop": offset})
+    with spooled.open("rb") as raw, Progress(sum(spool.lengths), "bases", f"storing {source.label}") as progress:
+        for split, split_name in enumerate(SPLITS):
+            first = offset = tokens.tell()
+            for record, start, end, _, at in segments[segments[:, 3] == split].tolist():
+                stop = at + end - start
+                for piece in _pieces(raw, at, stop):
+                    tokens.write(piece)
+                    digest.update(piece)
+                    progress.update(len(piece))
+                tokens.write(eos)
+                digest.update(eos)
+                strand, aligned, mapq = spool.reads[record] if spool.reads else ("+", None, None)
+                origin = (source.label, spool.names[record], start, end, strand, split_name)
+                row = (*origin, offset, end - start, aligned or ".", "." if mapq is None else mapq)
+                index.write("\t".join(map(str, row)) + "\n")
+                low, high = np.searchsorted(mask_end, at, side="right"), np.searchsorted(mask_start, stop)
+                if high > low:
+                    masks.append(np.clip(mask[low:high], at, stop) - at + offset)
+                offset += end - start + 1
+            if offset > first:
+                runs.append({"source": source.label, "split": split_name, "start": first, "stop": offset})
     return runs
+
+
+def _pieces(handle: IO[bytes], start: int, stop: int) -> Iterator[bytes]:
+    handle.seek(start)
+    while start < stop:
+        piece = handle.read(min(_PIECE, stop - start))
+        assert piece, "the spool file ends too early"
+        start += len(piece)
+        yield piece
 
 
 def _segments(source: SourceConfig, config: Config, spool: _Spool) -> np.ndarray:
@@ -329,7 +309,8 @@ def _versions() -> dict[str, str]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
+    with path.open("rb") as handle, Progress(path.stat().st_size, "bytes", f"checksum of {path.name}") as progress:
         while block := handle.read(_PIECE):
             digest.update(block)
+            progress.update(len(block))
     return digest.hexdigest()
