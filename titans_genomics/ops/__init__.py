@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ __all__ = ["MemoryState", "memory_mlp", "neural_memory"]
 Backend = Literal["reference", "chunked", "auto"]
 
 
-@dataclass
-class MemoryState:
+class MemoryState(NamedTuple):
     """The memory after a token. Its size does not depend on how much was read.
 
     Attributes
@@ -30,14 +28,8 @@ class MemoryState:
 
     weights: list[Tensor]
     surprise: list[Tensor]
-    anchor: list[Tensor] = field(default_factory=list)
+    anchor: list[Tensor]
     offset: int = 0
-
-    def detach(self) -> MemoryState:
-        """The same state without its autograd history."""
-        return MemoryState(
-            *([x.detach() for x in xs] for xs in (self.weights, self.surprise, self.anchor)), self.offset
-        )
 
 
 def neural_memory(

@@ -1,0 +1,191 @@
+"""The mixers of the four variants side by side, and the block around them (arXiv 2501.00663, sections 4.1-4.4).
+
+Every mixer has `begin(batch) -> state` and `forward(x, state) -> (y, state)` with x, y (B, T, D); any split of a
+sequence into pieces gives the same y.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from titans_genomics.config import TitansConfig
+from titans_genomics.models.attention import KeyValueCache, SegmentAttention, SegmentCache, SlidingWindowAttention
+from titans_genomics.models.memory import MemoryLayerState, NeuralMemory
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, computed in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=1e-6)
+
+
+class Gate(nn.Module):
+    """a (x) m = norm(a) * sigmoid(norm(m)), vector-valued norm weights (section 4.2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm_a, self.norm_m = RMSNorm(width), RMSNorm(width)
+
+    def forward(self, a: Tensor, m: Tensor) -> Tensor:
+        return self.norm_a(a) * torch.sigmoid(self.norm_m(m))
+
+
+class LMM(nn.Module):
+    """The memory alone (eq. 15)."""
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        self.memory = NeuralMemory(config)
+
+    def begin(self, batch: int) -> MemoryLayerState:
+        return self.memory.begin(batch)
+
+    def forward(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        return self.memory(x, state)
+
+
+class MACState(NamedTuple):
+    """State of `MAC`."""
+
+    memory: MemoryLayerState
+    segment_weights: list[Tensor]  # the memory that the open segment reads from, as it stood before the segment
+    query_tail: Tensor  # (B, conv - 1, D) inputs of the convolution of the segment's queries
+    cache: SegmentCache
+    position: int  # tokens already read of the open segment
+
+
+class MAC(nn.Module):
+    """Memory as context (eq. 21-25).
+
+    Per segment S: h = M(q(S)) at the memory before the segment; y = attention over [persistent | h | S]; the memory is
+    written with y; o = y (x) M_t(q(y)), where token t reads the memory after its own write, not after the whole segment.
+    The memory sees norm(y), the same norm as in (x), so that its inputs keep their scale.
+    """
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        self.segment = config.segment
+        self.memory = NeuralMemory(config)
+        self.attention = SegmentAttention(config.d_model, config.n_heads, config.persistent)
+        self.norm_a, self.norm_m = RMSNorm(config.d_model), RMSNorm(config.d_model)
+
+    def begin(self, batch: int) -> MACState:
+        memory = self.memory.begin(batch)
+        empty = self.attention.begin(batch)
+        tail = memory.tail[..., : memory.tail.shape[-1] // 3]
+        return MACState(memory, memory.memory.weights, tail, SegmentCache(empty, empty), 0)
+
+    def forward(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
+        head = min(x.shape[1], self.segment - state.position)
+        outputs = []
+        for part in [x[:, :head], *x[:, head:].split(self.segment, dim=1)]:
+            if part.shape[1]:
+                y, state = self.read_segment(part, state)
+                outputs.append(y)
+        return torch.cat(outputs, dim=1), state
+
+    def read_segment(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
+        """Tokens that all lie in the open segment."""
+        h, query_tail = self.memory.retrieve(x, state.segment_weights, state.query_tail)
+        y, cache = self.attention(x, h, state.cache)
+        y = self.norm_a(y)
+        m, memory = self.memory(y, state.memory)
+        position = state.position + x.shape[1]
+        weights = state.segment_weights
+        if position == self.segment:
+            empty = self.attention.begin(x.shape[0])
+            weights, cache, position = memory.memory.weights, SegmentCache(empty, empty), 0
+        return y * torch.sigmoid(self.norm_m(m)), MACState(memory, weights, query_tail, cache, position)
+
+
+class BranchState(NamedTuple):
+    """State of `MAG` and `MAL`."""
+
+    memory: MemoryLayerState
+    cache: KeyValueCache
+
+
+class MAG(nn.Module):
+    """Memory as gate (eq. 26-28): o = sliding-window attention (x) memory."""
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        self.memory = NeuralMemory(config)
+        self.attention = SlidingWindowAttention(config.d_model, config.n_heads, config.window, config.persistent)
+        self.gate = Gate(config.d_model)
+
+    def begin(self, batch: int) -> BranchState:
+        return BranchState(self.memory.begin(batch), self.attention.begin(batch))
+
+    def forward(self, x: Tensor, state: BranchState) -> tuple[Tensor, BranchState]:
+        m, memory = self.memory(x, state.memory)
+        y, cache = self.attention(x, state.cache)
+        return self.gate(y, m), BranchState(memory, cache)
+
+
+class MAL(nn.Module):
+    """Memory as layer (eq. 29-31): sliding-window attention on the (normed) output of the memory."""
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        self.memory = NeuralMemory(config)
+        self.norm = RMSNorm(config.d_model)
+        self.attention = SlidingWindowAttention(config.d_model, config.n_heads, config.window, config.persistent)
+
+    def begin(self, batch: int) -> BranchState:
+        return BranchState(self.memory.begin(batch), self.attention.begin(batch))
+
+    def forward(self, x: Tensor, state: BranchState) -> tuple[Tensor, BranchState]:
+        m, memory = self.memory(x, state.memory)
+        y, cache = self.attention(self.norm(m), state.cache)
+        return y, BranchState(memory, cache)
+
+
+class CausalAttention(nn.Module):
+    """The mixer of the Transformer baseline: sliding-window attention alone, no persistent tokens."""
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        self.attention = SlidingWindowAttention(config.d_model, config.n_heads, config.window, persistent=0)
+
+    def begin(self, batch: int) -> KeyValueCache:
+        return self.attention.begin(batch)
+
+    def forward(self, x: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+        return self.attention(x, state)
+
+
+class SwiGLU(nn.Module):
+    """(SiLU(x W_1) * x W_2) W_3"""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.to_hidden = nn.Linear(width, 2 * hidden, bias=False)
+        self.to_output = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.to_hidden(x).chunk(2, dim=-1)
+        return self.to_output(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + SwiGLU(norm(x))."""
+
+    def __init__(self, mixer: nn.Module, d_model: int, hidden: int):
+        super().__init__()
+        self.norm_1, self.mixer = RMSNorm(d_model), mixer
+        self.norm_2, self.feed_forward = RMSNorm(d_model), SwiGLU(d_model, hidden)
+
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        y, state = self.mixer(self.norm_1(x), state)
+        x = x + y
+        return x + self.feed_forward(self.norm_2(x)), state

@@ -1,0 +1,132 @@
+"""The neural long-term memory as a layer: from hidden states to hidden states (arXiv 2501.00663, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from titans_genomics.config import TitansConfig
+from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
+
+
+def safe_theta_max(chunk: int) -> float:
+    """Largest inner step that is safe for a chunk: the steps of one chunk add up to at most 1/2 before momentum.
+
+    All gradients of a chunk are taken at the same weights, so ``chunk`` steps along nearly parallel keys (four letters!)
+    add up before the memory is looked at again. A linear memory with unit keys diverges when they add up to more than 1.
+    """
+    return 0.5 / chunk
+
+
+class MemoryLayerState(NamedTuple):
+    """State of a `NeuralMemory`: the memory and the last conv - 1 inputs of the q, k, v convolution (B, conv - 1, 3D)."""
+
+    memory: MemoryState
+    tail: Tensor
+
+
+class NeuralMemory(nn.Module):
+    """Projections, convolution, gates, memory and output.
+
+    q, k, v = heads(SiLU(conv(x W))), q and k l2-normalised per head, v not. Per token and head: forgetting alpha =
+    sigmoid(.), surprise decay eta = sigmoid(.), step theta = theta_max (1 - eta) sigmoid(.). The factor 1 - eta is ours:
+    momentum multiplies a lasting gradient by 1 / (1 - eta), and with the factor the largest total step stays theta_max
+    whatever the momentum (docs/model.md). Output: RMSNorm per head, times SiLU(x W_gate), times W_out.
+    """
+
+    def __init__(self, config: TitansConfig):
+        super().__init__()
+        D, H = config.d_model, config.n_heads
+        self.heads, self.width, self.chunk = H, D // H, config.chunk
+        self.momentum, self.forgetting = config.momentum, config.forgetting
+        self.theta_max = config.theta_max or safe_theta_max(config.chunk)
+        self.to_qkv = nn.Linear(D, 3 * D, bias=False)
+        self.kernel = config.conv
+        if config.conv:
+            self.conv = nn.Parameter(torch.empty(3 * D, 1, config.conv).uniform_(-1, 1) / math.sqrt(config.conv))
+        self.to_gates = nn.Linear(D, 3 * H)
+        hidden = max(1, round(config.memory_expansion * self.width))
+        widths = [self.width, *[hidden] * (config.memory_layers - 1), self.width]
+        self.initial = nn.ParameterList(torch.randn(H, out, into) / math.sqrt(into) for into, out in pairwise(widths))
+        self.head_norm = nn.Parameter(torch.ones(H, self.width))
+        self.to_output_gate = nn.Linear(D, D, bias=False)
+        self.to_output = nn.Linear(D, D, bias=False)
+        with torch.no_grad():
+            self.to_gates.weight.mul_(0.1)
+            self.to_gates.bias.copy_(torch.tensor([-6.0, 1.0, 0.0]).repeat_interleave(H))
+
+    def begin(self, batch: int) -> MemoryLayerState:
+        """The state before the first token: the learned M_0, no surprise, nothing convolved."""
+        weights = [w.expand(batch, *w.shape) for w in self.initial]
+        tail = self.to_qkv.weight.new_zeros(batch, max(self.kernel - 1, 0), 3 * self.heads * self.width)
+        return MemoryLayerState(MemoryState(weights, [torch.zeros_like(w) for w in weights], weights), tail)
+
+    def forward(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """Write every token and read the memory that already holds it. x and result (B, T, D)."""
+        qkv, tail = self.convolve(self.to_qkv(x), state.tail)
+        q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in qkv.chunk(3, dim=-1))
+        alpha, eta, theta = self.gates(x)
+        memory = state.memory
+        y, memory = neural_memory(
+            unit(q), unit(k), v, alpha, eta, theta, memory.weights, memory.surprise, self.chunk,
+            anchor=memory.anchor, offset=memory.offset,
+        )  # fmt: skip
+        if self.training:
+            self.record(alpha, eta, theta, memory)
+        return self.read_out(x, y), MemoryLayerState(memory, tail)
+
+    def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Read fixed weights without writing (MAC, eq. 21): x (B, T, D), tail (B, conv - 1, D) of the queries of x."""
+        D = self.heads * self.width
+        q, tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail)
+        y = memory_mlp(unit(q.unflatten(-1, (self.heads, self.width))).to(weights[0].dtype), weights)
+        return self.read_out(x, y), tail
+
+    def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """SiLU of the causal depthwise convolution. x (B, T, c), tail (B, conv - 1, c) the inputs before it."""
+        if not self.kernel:
+            return F.silu(x), tail
+        x = torch.cat([tail.to(x.dtype), x], dim=1)
+        tail = x[:, x.shape[1] - (self.kernel - 1) :]
+        y = F.conv1d(x.mT, self.conv[: x.shape[-1]], groups=x.shape[-1]).mT
+        return F.silu(y), tail
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha, eta, theta (B, T, H) in float32 (float64 stays)."""
+        alpha, eta, theta = full_precision(self.to_gates(x)).chunk(3, dim=-1)
+        alpha = alpha.sigmoid() if self.forgetting else torch.zeros_like(alpha)
+        rest, eta = (torch.sigmoid(-eta), eta.sigmoid()) if self.momentum else (1.0, torch.zeros_like(eta))
+        return alpha, eta, self.theta_max * rest * theta.sigmoid()
+
+    def read_out(self, x: Tensor, y: Tensor) -> Tensor:
+        """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""
+        y = (F.rms_norm(full_precision(y), (self.width,), eps=1e-6) * self.head_norm).flatten(2)
+        return self.to_output(y.to(x.dtype) * F.silu(self.to_output_gate(x)))
+
+    @torch.no_grad()
+    def record(self, alpha: Tensor, eta: Tensor, theta: Tensor, memory: MemoryState) -> None:
+        """Keep the figures of `statistics`; no device synchronisation."""
+        norms = [s.detach().flatten(2).norm(dim=-1) for s in memory.surprise]
+        self.statistics = {
+            "alpha": alpha.detach().mean(),
+            "eta": eta.detach().mean(),
+            "theta": theta.detach().mean(),
+            "surprise": torch.stack(norms).square().sum(0).sqrt().mean(),
+            # an upper bound of the weight that the gradients of one chunk get together
+            "inner_step": (theta / (1 - eta).clamp_min(1 / self.chunk)).detach().amax() * self.chunk,
+        }
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| along the last axis, in float32 (float64 stays)."""
+    return F.normalize(full_precision(x), dim=-1, eps=1e-6)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """bfloat16 and float16 to float32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()

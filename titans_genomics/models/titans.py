@@ -1,0 +1,150 @@
+"""Titans: embedding, a stack of blocks, a head over the vocabulary; and a Transformer of the same size beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from titans_genomics.config import TitansConfig
+from titans_genomics.models.blocks import LMM, MAC, MAG, MAL, Block, CausalAttention, RMSNorm
+from titans_genomics.models.memory import NeuralMemory
+
+MIXERS = {"lmm": LMM, "mac": MAC, "mag": MAG, "mal": MAL}
+
+
+class State(NamedTuple):
+    """Everything a model remembers of the tokens read so far; its size does not depend on how many there were."""
+
+    blocks: list[Any]
+
+    def detach(self) -> State:
+        """The same state without its autograd history, for truncated back-propagation."""
+        return map_tensors(Tensor.detach, self)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Apply a function to every tensor of a nested state."""
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, tuple):
+        return type(state)(*(map_tensors(function, part) for part in state))
+    if isinstance(state, list):
+        return [map_tensors(function, part) for part in state]
+    return state
+
+
+class LanguageModel(nn.Module):
+    """Embedding, blocks, final norm, head. Causal, and recurrent through its state."""
+
+    def __init__(self, config: TitansConfig, mixer: type[nn.Module], hidden: int):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(mixer(config), config.d_model, hidden) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)
+            for block in self.blocks:
+                block.feed_forward.to_output.weight.mul_((2 * config.n_layers) ** -0.5)
+
+    def begin(self, batch: int) -> State:
+        """The state before the first token of `batch` sequences."""
+        return State([block.mixer.begin(batch) for block in self.blocks])
+
+    def embed(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Final hidden states (B, T, D) of tokens (B, T) int64, and the state after them."""
+        self.check(tokens, state)
+        state = self.begin(tokens.shape[0]) if state is None else state
+        x = self.embedding(tokens)
+        after = []
+        for block, before in zip(self.blocks, state.blocks, strict=True):
+            x, now = block(x, before)
+            after.append(now)
+        return self.norm(x), State(after)
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits of the next token.
+
+        Parameters
+        ----------
+        tokens : (B, T) int64, T > 0, ids in [0, vocab_size)
+        state : what an earlier call returned after the tokens just before these; None: the beginning
+
+        Returns
+        -------
+        logits : (B, T, vocab_size) float32
+        state : State after token T; any split of a sequence into pieces gives the same logits
+
+        Raises
+        ------
+        ValueError
+            When tokens or state do not fit the model.
+        """
+        x, state = self.embed(tokens, state)
+        logits = self.head(x)
+        return logits if logits.dtype == torch.float64 else logits.float(), state
+
+    def check(self, tokens: Tensor, state: State | None) -> None:
+        """Raise ValueError when tokens or state do not fit."""
+        if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.shape[1] == 0:
+            raise ValueError(f"tokens must be (B, T) int64 with T > 0, got {tokens.dtype} {tuple(tokens.shape)}")
+        if state is not None:
+            if len(state.blocks) != len(self.blocks):
+                raise ValueError(
+                    f"state has {len(state.blocks)} blocks, the model has {len(self.blocks)}: it is another model's"
+                )
+            batch = first_tensor(state).shape[0]
+            if batch != tokens.shape[0]:
+                raise ValueError(f"state is of a batch of {batch}, tokens of {tokens.shape[0]}")
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Means of the gates and the like of the last forward pass in training mode: "alpha/0" is alpha of block 0."""
+        figures = {}
+        for index, block in enumerate(self.blocks):
+            for name, value in getattr(getattr(block.mixer, "memory", None), "statistics", {}).items():
+                figures[f"{name}/{index}"] = value
+        return figures
+
+    def no_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone: all but the matrices of linear layers; also the gates."""
+        gates = {id(m.to_gates.weight) for m in self.modules() if isinstance(m, NeuralMemory)}
+        decayed = {id(m.weight) for m in self.modules() if isinstance(m, nn.Linear)} - gates
+        return {name for name, parameter in self.named_parameters() if id(parameter) not in decayed}
+
+    def parameter_count(self) -> int:
+        """Number of learned parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def first_tensor(state: Any) -> Tensor:
+    """The first tensor of a nested state."""
+    while not isinstance(state, Tensor):
+        state = next(part for part in state if isinstance(part, Tensor | tuple | list))
+    return state
+
+
+class Titans(LanguageModel):
+    """The Titans model of a `TitansConfig`: `logits, state = model(tokens, state=None)`."""
+
+    def __init__(self, config: TitansConfig):
+        super().__init__(config, MIXERS[config.variant], round(config.ff_expansion * config.d_model))
+
+
+class Transformer(LanguageModel):
+    """A Transformer of the width, depth, heads and (within 1%) parameter count of `Titans(config)`.
+
+    Rotary causal attention over the last `config.window` tokens; the wider SwiGLU makes up for the parameters
+    that the memory would have.
+    """
+
+    def __init__(self, config: TitansConfig):
+        with torch.device("meta"):
+            wanted = Titans(config).parameter_count()
+            bare = LanguageModel(config, CausalAttention, 0).parameter_count()
+        super().__init__(
+            config, CausalAttention, max(1, round((wanted - bare) / (3 * config.d_model * config.n_layers)))
+        )
