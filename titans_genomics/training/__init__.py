@@ -1,7 +1,16 @@
 """Next-token training with Lightning: one function to train, one to load what was trained."""
 
-from titans_genomics.training.export import build_model, load_model, model_config
+from titans_genomics.training.export import build_model, describe_model, load_model, model_config, write_json
 from titans_genomics.training.fit import train
 from titans_genomics.training.module import NextToken, next_token_nll
 
-__all__ = ["NextToken", "build_model", "load_model", "model_config", "next_token_nll", "train"]
+__all__ = [
+    "NextToken",
+    "build_model",
+    "describe_model",
+    "load_model",
+    "model_config",
+    "next_token_nll",
+    "train",
+    "write_json",
+]

@@ -1,0 +1,354 @@
+"""Held-out bits per base: streamed through the whole held-out genome, by context position, and beside the baselines.
+
+Every model and the Markov baseline are scored on exactly the same targets: the A, C, G and T of the held-out run of each
+source, the first token of the run excepted, for which nothing has been read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from titans_genomics import markov
+from titans_genomics.config import Config
+from titans_genomics.data.store import Run, TokenStore
+from titans_genomics.progress import Progress
+from titans_genomics.training import describe_model, load_model, model_config, next_token_nll, write_json
+
+WINDOW_TOKENS = 1_000_000
+"""Tokens per source that are read again in windows, for the loss by context position; evenly spread windows beyond that."""
+
+RESAMPLES = 2000
+"""Bootstrap resamples of the confidence intervals."""
+
+
+def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Measure trained models on the held-out split and write the figures as JSON.
+
+    Parameters
+    ----------
+    config : Config
+        The run.
+    store : Path
+        Token store folder.
+    models : dict
+        Name ("titans", "transformer") to the output folder of ``train``.
+    out : Path
+        The JSON file to write.
+
+    Returns
+    -------
+    dict
+        ``sources`` (name to figures) and ``overall`` (all sources together). Figures: ``bases`` scored, ``uniform``,
+        ``markov``, ``models`` (each with ``bits_per_base``, ``perplexity``, a 95% interval ``ci95`` over blocks of genome,
+        the paired ``difference_to_markov`` and ``windowed`` at the training context) and ``context``: bits by the number of
+        tokens read before.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When there is no model, when it comes from another config or was trained on another token store, and when the
+        held-out split is empty.
+    """
+    started = time.monotonic()
+    tokens = TokenStore(store)
+    runs = [_shortened(run, config.evaluate.max_bases) for run in tokens.runs(config.evaluate.split)]
+    runs = [run for run in runs if run.stop - run.start > 1]
+    if not runs:
+        raise ValueError(
+            f"{tokens.path}: the {config.evaluate.split} split is empty; raise data.split.{config.evaluate.split}"
+        )
+    descriptions = {name: _checked(config, tokens, name, Path(folder)) for name, folder in models.items()}
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    figures = {run.source: _Figures(run, config) for run in runs}
+    with Progress(len(runs), "sources", "fitting Markov models") as progress:
+        for run in runs:
+            figures[run.source].measure_markov(tokens, config)
+            progress.update(1)
+    work = sum(len(f.inputs) + sum(len(w) * length for length, w in f.windows.items()) for f in figures.values())
+    speed = {}
+    for name, folder in models.items():
+        model = load_model(folder, device)
+        with Progress(work, "tokens", f"evaluating {name}") as progress, torch.inference_mode():
+            for measured in figures.values():
+                begun = time.monotonic()
+                measured.stream(tokens, model, name, config.evaluate.piece, progress)
+                speed[name] = len(measured.inputs) / (time.monotonic() - begun)
+                measured.by_position(tokens, model, name, progress)
+    rng = np.random.default_rng(config.seed)
+    resampled = {source: measured.resample(rng) for source, measured in figures.items()}
+    result = {
+        "split": config.evaluate.split,
+        "seed": config.seed,
+        "train_context": config.train.context,
+        "sources": {source: measured.summary(resampled[source]) for source, measured in figures.items()},
+        "overall": _overall(list(figures.values()), resampled),
+        "models": {
+            name: {"step": d["step"], "parameters": d["parameters"], "tokens_per_second": speed[name]}
+            for name, d in descriptions.items()
+        },
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    write_json(Path(out), result)
+    return result
+
+
+@dataclass
+class _Tally:
+    """Bits and scored bases; per block while streaming, per context position in windows."""
+
+    bits: np.ndarray
+    bases: np.ndarray
+
+    @classmethod
+    def zeros(cls, size: int) -> _Tally:
+        return cls(np.zeros(size), np.zeros(size, np.int64))
+
+    def add(self, where: np.ndarray, bits: np.ndarray, scored: np.ndarray) -> None:
+        """Add ``bits`` of the ``scored`` targets at the places ``where`` (all of one shape)."""
+        size = len(self.bits)
+        self.bits += np.bincount(where[scored], bits[scored], size)
+        self.bases += np.bincount(where[scored], minlength=size)
+
+    @property
+    def mean(self) -> float:
+        return float(self.bits.sum() / max(1, self.bases.sum()))
+
+
+@dataclass
+class _Figures:
+    """What is measured on the held-out run of one source."""
+
+    run: Run
+    config: Config
+    markov_order: int = 0
+    markov_smoothing: float = 0.0
+    markov_table: dict[int, dict[str, float]] = field(default_factory=dict)
+    blocks: dict[str, _Tally] = field(default_factory=dict)
+    windowed: dict[str, _Tally] = field(default_factory=dict)
+    positions: dict[str, _Tally] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.inputs = range(self.run.start, self.run.stop - 1)  # input token t is scored on its successor t + 1
+        length = len(self.inputs)
+        # Neighbouring bases are alike: the interval is over blocks of some genes' length, at least about 20 of them.
+        self.block = max(1, min(8192, length // 20), -(-length // 1000))
+        short = min(self.config.train.context, length)
+        long = min(self.config.evaluate.context, length)
+        self.windows = {size: self._starts(size) for size in {short, max(short, long)}}
+        self.short = short
+        self.most = max(short, long)
+
+    def _starts(self, size: int) -> np.ndarray:
+        """First tokens of windows of ``size`` inputs that do not overlap."""
+        room = len(self.inputs) // size
+        count = min(room, max(1, WINDOW_TOKENS // size))
+        return self.run.start + (np.arange(count) * room // count) * size
+
+    # ------------------------------------------------------------------------------------- measuring
+
+    def measure_markov(self, store: TokenStore, config: Config) -> None:
+        """Fit on this source's own training tokens, and score."""
+        own = store.weight(self.run.source) > 0
+        train = _stretches(store, "train", self.run.source if own else None)
+        validation = _stretches(store, "validation", self.run.source)
+        if next(iter(validation()), None) is None:  # too small a source to have held-out reads of its own
+            validation = _stretches(store, "validation", None)
+        fitted, self.markov_table = markov.fit(train, validation, config.evaluate.markov)
+        self.markov_order, self.markov_smoothing = fitted.order, fitted.smoothing
+
+        def bits(start: int, stop: int) -> np.ndarray:
+            before = min(fitted.order, start - self.run.start)
+            return fitted.bits(np.asarray(store.tokens[start - before : stop]))[before:]
+
+        tally = self.blocks["markov"] = _Tally.zeros(self._block_of(len(self.inputs) - 1) + 1)
+        for first in range(0, len(self.inputs), markov.PIECE):
+            where = np.arange(first, min(first + markov.PIECE, len(self.inputs)))
+            start = self.inputs[int(where[0])] + 1
+            found = bits(start, start + len(where))
+            tally.add(self._block_of(where), found, np.isfinite(found))
+        self.positions["markov"] = _Tally.zeros(self.most)
+        for size, starts in self.windows.items():
+            for start in starts:
+                found = bits(start + 1, start + size + 1)
+                self._add_positions("markov", size, found[None], np.isfinite(found)[None])
+
+    def stream(self, store: TokenStore, model: Any, name: str, piece: int, progress: Progress) -> None:
+        """Carry the state through the whole run, a piece at a time: memory does not grow with length."""
+        tally = self.blocks[name] = _Tally.zeros(len(self.blocks["markov"].bits))
+        state = None
+        for first in range(0, len(self.inputs), piece):
+            where = np.arange(first, min(first + piece, len(self.inputs)))
+            start = self.inputs[int(where[0])]
+            bits, scored, state = _score(model, store, np.array([start]), len(where), state)
+            tally.add(self._block_of(where), bits[0], scored[0])
+            progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per base")
+
+    def by_position(self, store: TokenStore, model: Any, name: str, progress: Progress) -> None:
+        """Windows that each start with an empty memory: at the training context, and beyond it."""
+        self.windowed[name] = _Tally.zeros(1)
+        self.positions[name] = _Tally.zeros(self.most)
+        for size, starts in self.windows.items():
+            batch = max(1, 8192 // size)
+            for first in range(0, len(starts), batch):
+                bits, scored, _ = _score(model, store, starts[first : first + batch], size, None)
+                if size == self.short:
+                    self.windowed[name].add(np.zeros(bits.shape, np.int64), bits, scored)
+                self._add_positions(name, size, bits, scored)
+                progress.update(bits.size)
+
+    def _add_positions(self, name: str, size: int, bits: np.ndarray, scored: np.ndarray) -> None:
+        """Positions within the training context are read off the short windows, those beyond it off the long ones."""
+        where = np.broadcast_to(np.arange(size), bits.shape)
+        self.positions[name].add(where, bits, scored & ((where >= self.short) | (size == self.short)))
+
+    def _block_of(self, index: Any) -> Any:
+        return index // self.block
+
+    # --------------------------------------------------------------------------------------- results
+
+    def resample(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Bootstrap over blocks: for each model the resampled sums of bits, and of ``bases``, (RESAMPLES,) each."""
+        count = len(self.blocks["markov"].bits)
+        times = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(float)
+        sums = {name: times @ tally.bits for name, tally in self.blocks.items()}
+        return sums | {"bases": times @ self.blocks["markov"].bases}
+
+    def summary(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The figures of this source."""
+        result = _summarise(self.blocks, self.windowed, self.short, resampled)
+        result["markov"] |= {
+            "order": self.markov_order,
+            "smoothing": self.markov_smoothing,
+            "validation": [{"order": order, **row} for order, row in sorted(self.markov_table.items())],
+        }
+        return result | {"context": _by_context(self.positions)}
+
+
+def _summarise(
+    blocks: dict[str, _Tally], windowed: dict[str, _Tally], context: int, resampled: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Means and intervals of one source, or of all."""
+    bases = int(blocks["markov"].bases.sum())
+    drawn = np.maximum(resampled["bases"], 1)
+
+    def figure(name: str) -> dict[str, Any]:
+        bits = blocks[name].mean
+        return {"bits_per_base": bits, "perplexity": 2**bits, "ci95": _interval(resampled[name] / drawn)}
+
+    models = {}
+    for name in blocks:
+        if name != "markov":
+            difference = (resampled[name] - resampled["markov"]) / drawn
+            models[name] = figure(name) | {
+                "difference_to_markov": {
+                    "bits_per_base": blocks[name].mean - blocks["markov"].mean,
+                    "ci95": _interval(difference),
+                },
+                "windowed": {
+                    "context": context,
+                    "bits_per_base": windowed[name].mean,
+                    "bases": int(windowed[name].bases.sum()),
+                },
+            }
+    return {
+        "bases": bases,
+        "uniform": {"bits_per_base": 2.0, "perplexity": 4.0},
+        "markov": figure("markov"),
+        "models": models,
+    }
+
+
+def _overall(figures: list[_Figures], resampled: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """All sources together, base by base; blocks are resampled within each source."""
+
+    def joined(pick: Callable[[_Figures], dict[str, _Tally]]) -> dict[str, _Tally]:
+        parts = [pick(f) for f in figures]
+        return {
+            name: _Tally(np.concatenate([p[name].bits for p in parts]), np.concatenate([p[name].bases for p in parts]))
+            for name in parts[0]
+        }
+
+    def padded(tally: _Tally, size: int) -> _Tally:
+        room = (0, size - len(tally.bits))
+        return _Tally(np.pad(tally.bits, room), np.pad(tally.bases, room))
+
+    most = max(f.most for f in figures)
+    positions = {}
+    for name in figures[0].positions:
+        parts = [padded(f.positions[name], most) for f in figures]
+        positions[name] = _Tally(np.sum([p.bits for p in parts], 0), np.sum([p.bases for p in parts], 0))
+    sums = {key: np.sum([r[key] for r in resampled.values()], 0) for key in next(iter(resampled.values()))}
+    windowed = joined(lambda f: f.windowed)
+    result = _summarise(joined(lambda f: f.blocks), windowed, max(f.short for f in figures), sums)
+    return result | {"context": _by_context(positions)}
+
+
+def _by_context(positions: dict[str, _Tally]) -> list[dict[str, Any]]:
+    """Bits per base in half-octave bins of the number of tokens read before, ``from`` and ``to`` included."""
+    most = len(positions["markov"].bits)
+    ends = np.unique(np.append(2 ** np.arange(0, math.log2(most), 0.5), most).astype(np.int64))
+    rows = []
+    for before, end in itertools.pairwise([0, *ends.tolist()]):
+        bases = int(positions["markov"].bases[before:end].sum())
+        if bases:
+            bits = {name: float(tally.bits[before:end].sum() / bases) for name, tally in positions.items()}
+            rows.append({"from": before + 1, "to": end, "bases": bases, **bits})
+    return rows
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return [float(x) for x in np.quantile(values, [0.025, 0.975])]
+
+
+def _score(
+    model: Any, store: TokenStore, starts: np.ndarray, length: int, state: Any
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Bits of the successors of ``length`` inputs from each start, which of them are scored, both (B, length), and the state."""
+    device = next(model.parameters()).device
+    window = np.stack([store.tokens[start : start + length + 1] for start in starts])
+    batch = torch.from_numpy(window.astype(np.int64)).to(device)
+    logits, state = model(batch[:, :-1], state)
+    nll = next_token_nll(logits, batch[:, 1:])
+    return nll.double().cpu().numpy() / math.log(2), window[:, 1:] < 4, state
+
+
+def _stretches(store: TokenStore, split: str, source: str | None) -> Callable[[], Iterator[np.ndarray]]:
+    """The runs of a split: of one source, or of all that are trained on."""
+    runs = [r for r in store.runs(split, source) if source is not None or store.weight(r.source) > 0]
+    return lambda: (store.tokens[run.start : run.stop] for run in runs)
+
+
+def _shortened(run: Run, most: int | None) -> Run:
+    """At most ``most`` tokens of a run."""
+    return run if most is None else Run(run.source, run.start, min(run.stop, run.start + most + 1))
+
+
+def _checked(config: Config, store: TokenStore, name: str, folder: Path) -> dict[str, Any]:
+    """The description of a model, after making sure that it is the one that the config speaks of."""
+    description = describe_model(folder)
+    expected = model_config(config, description["class"]).model_dump(mode="json")
+    found = description["config"]
+    differing = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
+    if differing:
+        shown = "; ".join(
+            f"model.{key} is {found.get(key)!r} there, {expected.get(key)!r} in the config" for key in differing
+        )
+        raise ValueError(
+            f"{folder}: the {name} model was trained with another config ({shown}); train again, or evaluate with its config"
+        )
+    if description["store"] != store.sha256:
+        raise ValueError(
+            f"{folder}: the {name} model was trained on another token store than {store.path}, so it may have seen the held-out "
+            "bases; train again"
+        )
+    return description
