@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pysam
@@ -18,8 +19,6 @@ def check_bam(path: Path, reads: ReadsConfig) -> None:
     """Raise ValueError for a BAM that is cut short, has no header, or cannot serve the regions asked for."""
     check_bgzf_end(path)
     with _open(path) as bam:
-        if not bam.header.to_dict():
-            raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`")
         if reads.regions:
             _regions(path, bam, reads)
 
@@ -86,13 +85,21 @@ def drop_reason(read: pysam.AlignedSegment, reads: ReadsConfig) -> str | None:
     return None
 
 
-def _open(path: Path) -> pysam.AlignmentFile:
-    verbosity = pysam.set_verbosity(0)  # htslib's own warnings would stand beside our errors
+@contextmanager
+def _open(path: Path) -> Iterator[pysam.AlignmentFile]:
+    verbosity = pysam.set_verbosity(0)  # htslib's own messages would stand beside our errors
     try:
-        return pysam.AlignmentFile(str(path), "rb", check_sq=False)
+        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable BAM file ({error})") from None
+        pysam.set_verbosity(verbosity)
+        if "valid header" in str(error):  # also without any @SQ, @RG or @PG line
+            raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`") from None
+        raise ValueError(f"{path}: not a readable BAM file ({error}). Copy or create the file again") from None
+    try:
+        yield bam
     finally:
+        with suppress(OSError):  # closing repeats the error of a failed read, under a misleading name
+            bam.close()
         pysam.set_verbosity(verbosity)
 
 

@@ -61,7 +61,7 @@ def detect_kind(path: Path) -> Kind:
         raise ValueError(f"{path}: not a regular file; pipes and devices cannot be read twice")
     with path.open("rb") as handle:
         head = handle.read(1 << 16)
-    if not head:
+    if not head.strip():
         raise ValueError(f"{path}: the file is empty")
     if head.startswith(GZIP_MAGIC):
         try:

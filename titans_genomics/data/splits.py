@@ -36,14 +36,21 @@ def assign(lengths: Sequence[int], order: Sequence[int], validation: float, test
         if abs(missing - lengths[unit]) < missing:
             splits[unit] = split
             held[split] += lengths[unit]
-    wanted = [s for s in (VALIDATION, TEST) if target[s] > 0]
-    for split in wanted:
-        train = [unit for unit in order if splits[unit] == TRAIN]
-        if held[split] == 0 and len(lengths) > len(wanted) and len(train) > 1:
-            nearest = min(train, key=lambda unit: abs(lengths[unit] - target[split]))
-            splits[nearest] = split
-            held[split] += lengths[nearest]
+    _fill_empty(splits, lengths, order, target)
     return splits
+
+
+def _fill_empty(splits: np.ndarray, lengths: Sequence[int], order: Sequence[int], target: dict[int, float]) -> None:
+    """Give every empty split that is wanted one unit of a split with several (train: of any), the one nearest to its share."""
+    wanted = [s for s in (TRAIN, VALIDATION, TEST) if s == TRAIN or target[s] > 0]
+    for split in wanted:
+        if (splits == split).any():
+            continue
+        counts = np.bincount(splits, minlength=3)
+        spare = [unit for unit in order if counts[splits[unit]] > 1 or split == TRAIN]
+        share = target.get(split, sum(lengths))
+        if spare:
+            splits[min(spare, key=lambda unit: abs(lengths[unit] - share))] = split
 
 
 def contig_segments(
