@@ -21,7 +21,7 @@ from titans_genomics import markov
 from titans_genomics.config import Config
 from titans_genomics.data.store import Run, TokenStore
 from titans_genomics.progress import Progress
-from titans_genomics.training import describe_model, load_model, model_config, next_token_nll, write_json
+from titans_genomics.training import check_model, load_model, next_token_nll, write_json
 
 WINDOW_TOKENS = 1_000_000
 """Tokens per source that are read again in windows, for the loss by context position; evenly spread windows beyond that."""
@@ -66,7 +66,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
         raise ValueError(
             f"{tokens.path}: the {config.evaluate.split} split is empty; raise data.split.{config.evaluate.split}"
         )
-    descriptions = {name: _checked(config, tokens, name, Path(folder)) for name, folder in models.items()}
+    descriptions = {name: check_model(config, tokens, Path(folder)) for name, folder in models.items()}
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     figures = {run.source: _Figures(run, config) for run in runs}
@@ -331,24 +331,3 @@ def _stretches(store: TokenStore, split: str, source: str | None) -> Callable[[]
 def _shortened(run: Run, most: int | None) -> Run:
     """At most ``most`` tokens of a run."""
     return run if most is None else Run(run.source, run.start, min(run.stop, run.start + most + 1))
-
-
-def _checked(config: Config, store: TokenStore, name: str, folder: Path) -> dict[str, Any]:
-    """The description of a model, after making sure that it is the one that the config speaks of."""
-    description = describe_model(folder)
-    expected = model_config(config, description["class"]).model_dump(mode="json")
-    found = description["config"]
-    differing = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
-    if differing:
-        shown = "; ".join(
-            f"model.{key} is {found.get(key)!r} there, {expected.get(key)!r} in the config" for key in differing
-        )
-        raise ValueError(
-            f"{folder}: the {name} model was trained with another config ({shown}); train again, or evaluate with its config"
-        )
-    if description["store"] != store.sha256:
-        raise ValueError(
-            f"{folder}: the {name} model was trained on another token store than {store.path}, so it may have seen the held-out "
-            "bases; train again"
-        )
-    return description

@@ -1,16 +1,17 @@
 """Next-token training with Lightning: one function to train, one to load what was trained."""
 
-from titans_genomics.training.export import build_model, describe_model, load_model, model_config, write_json
+from titans_genomics.training.export import build_model, check_model, load_model, model_config, replacing, write_json
 from titans_genomics.training.fit import train
 from titans_genomics.training.module import NextToken, next_token_nll
 
 __all__ = [
     "NextToken",
     "build_model",
-    "describe_model",
+    "check_model",
     "load_model",
     "model_config",
     "next_token_nll",
+    "replacing",
     "train",
     "write_json",
 ]

@@ -98,6 +98,31 @@ def describe_model(folder: Path) -> dict[str, Any]:
     return description
 
 
+def check_model(config: Config, store: TokenStore, folder: Path) -> dict[str, Any]:
+    """The description of a trained model, after making sure that it is the one that a config and a token store speak of.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `describe_model`; and when the model has another shape than the config says, or was trained on another store.
+    """
+    description = describe_model(folder)
+    expected = model_config(config, description["class"]).model_dump(mode="json")
+    found = description["config"]
+    differing = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
+    if differing:
+        shown = "; ".join(
+            f"model.{key} is {found.get(key)!r} there and {expected.get(key)!r} in the config" for key in differing
+        )
+        raise ValueError(f"{folder}: this model comes from another config ({shown}). Train again, or use its config")
+    if description["store"] != store.sha256:
+        raise ValueError(
+            f"{folder}: this model was trained on another token store than {store.path}, so it may have seen the held-out "
+            "bases. Train again"
+        )
+    return description
+
+
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Any:
     """A trained model, in evaluation mode.
 
@@ -120,7 +145,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Any:
     try:
         load_safetensors(model, str(weights))
     except (RuntimeError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
+        first = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{weights}: does not hold the model of {folder / 'model.json'} ({first}); train the model again"
         ) from None

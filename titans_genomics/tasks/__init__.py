@@ -1,0 +1,1 @@
+"""What is measured downstream of pre-training: one task per module."""
