@@ -1,0 +1,223 @@
+"""The report's plots as inline SVG: text and axes take the colour of the page, so that they read on light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Stands for the page's own text colour; replaced by ``currentColor`` in the SVG."""
+
+COLOURS = {"titans": "#0f8b8d", "transformer": "#d17a00", "markov": "#8a63d2", "uniform": "#8c8c8c", "kmer": "#8a63d2"}
+"""Readable on white and on near-black, and apart for colour-blind readers."""
+
+LAYERS = ("#0f8b8d", "#d17a00", "#8a63d2", "#c2456b", "#4f8f2f", "#3f7fd0", "#9c6b30", "#7a7a7a")
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+}
+
+NAMES = {"titans": "Titans", "transformer": "Transformer", "markov": "Markov", "uniform": "uniform"}
+
+
+def svg(figure: Figure, name: str, alt: str) -> str:
+    """A figure as an SVG element whose ids start with ``name``, so that several can stand in one page."""
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        target = io.StringIO()
+        figure.savefig(target, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    text = target.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
+
+
+def _axes(rows: int, columns: int, width: float, height: float, **keywords: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **keywords)
+
+
+def curves(training: dict[str, list[dict[str, float]]], references: dict[str, float]) -> str:
+    """Bits per base over training tokens: every logged step, and validation as marked points.
+
+    ``references`` are horizontal lines: name to bits per base.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 1, 7.2, 3.4)
+        ax: Axes = axes[0, 0]
+        for model, rows in training.items():
+            x, y = _column(rows, "tokens", "bits_per_base")
+            ax.plot(x, y, color=COLOURS[model], alpha=0.45, linewidth=1, label=f"{NAMES[model]}, training")
+            x, y = _column(rows, "tokens", "val_bits_per_base")
+            ax.plot(x, y, color=COLOURS[model], marker="o", markersize=4, label=f"{NAMES[model]}, validation")
+        for name, bits in references.items():
+            ax.axhline(bits, color=COLOURS[name.split()[0].lower()], linestyle="--", linewidth=1.2, label=name)
+        values = [v for rows in training.values() for v in _column(rows, "tokens", "bits_per_base")[1]]
+        if values:
+            low = min([*values, *references.values()])
+            ax.set_ylim(low - 0.02, min(max(values), 2.1) + 0.02)
+        ax.set_xlabel("training tokens")
+        ax.set_ylabel("bits per base")
+        ax.legend(ncols=2)
+        ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        return svg(figure, "curves", "Bits per base over training")
+
+
+def optimisation(training: dict[str, list[dict[str, float]]]) -> str:
+    """Learning rate, gradient norm and speed over optimiser steps."""
+    panels = (
+        ("lr", "learning rate"),
+        ("grad_norm", "gradient norm before clipping"),
+        ("tokens_per_second", "tokens per second"),
+    )
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 3, 10, 2.4)
+        for ax, (key, title) in zip(axes[0], panels, strict=True):
+            for model, rows in training.items():
+                ax.plot(*_column(rows, "step", key), color=COLOURS[model], label=NAMES[model])
+            ax.set_title(title)
+            ax.set_xlabel("optimiser step")
+            if key != "lr":
+                ax.set_ylim(bottom=0)
+        if len(training) > 1:
+            axes[0, 0].legend()
+        return svg(figure, "optimisation", "Learning rate, gradient norm and speed")
+
+
+def gates(rows: list[dict[str, float]]) -> str | None:
+    """Mean gates and surprise of each layer over training; None when the model has no memory."""
+    panels = (
+        ("alpha", "forgetting α"),
+        ("eta", "surprise decay η"),
+        ("theta", "step size θ"),
+        ("surprise", "surprise"),
+    )
+    keys = list(rows[0]) if rows else []
+    layers = sorted({int(k.split("/")[1]) for k in keys if k.startswith("alpha/")})
+    if not layers:
+        return None
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 4, 10, 2.4)
+        for ax, (key, title) in zip(axes[0], panels, strict=True):
+            for layer in layers:
+                x, y = _column(rows, "step", f"{key}/{layer}")
+                ax.plot(x, y, color=LAYERS[layer % len(LAYERS)], label=f"layer {layer + 1}")
+            ax.set_title(title)
+            ax.set_xlabel("optimiser step")
+            ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
+        axes[0, 0].legend(ncols=1 + len(layers) // 5)
+        return svg(figure, "gates", "Gates and surprise per layer over training")
+
+
+def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]]) -> str:
+    """Held-out bits per base. Bars hang from the uniform 2 bits: the longer, the more the model knows.
+
+    Parameters
+    ----------
+    groups : dict
+        Source name to a list of (label, kind of model, bits per base, 95% interval or None).
+    """
+    count = sum(len(entries) for entries in groups.values())
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 1, 7.2, 0.7 + 0.36 * count + 0.25 * len(groups))
+        ax: Axes = axes[0, 0]
+        y, ticks, labels = 0.0, [], []
+        lowest = 2.0
+        for source, entries in groups.items():
+            for label, kind, bits, interval in entries:
+                ax.barh(y, 2 - bits, left=bits, color=COLOURS[kind], height=0.72)
+                end = bits
+                if interval:
+                    ax.plot(interval, [y, y], color=INK, linewidth=1.2)
+                    end = min(bits, interval[0])
+                ax.annotate(f"{bits:.4f}", (end, y), (-5, 0), textcoords="offset points", ha="right", va="center")
+                ticks.append(y)
+                labels.append(f"{source}: {label}" if len(groups) > 1 else label)
+                lowest = min(lowest, end)
+                y += 1
+            y += 0.7
+        ax.set_yticks(ticks, labels)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+        ax.spines["left"].set_visible(False)
+        ax.invert_yaxis()
+        ax.axvline(2, color=INK, linewidth=1)
+        ax.set_xlim(lowest - 0.2 * max(2 - lowest, 0.01), max(2.0, *(e[2] for g in groups.values() for e in g)) + 0.002)
+        ax.set_xlabel("bits per base; 2 is guessing, shorter of it is better")
+        return svg(figure, "bars", "Held-out bits per base of each model")
+
+
+def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None) -> str:
+    """Bits per base as a function of the position in the context (1-based, log axis).
+
+    ``lines`` maps "titans", "transformer", "markov" to (position, bits) pairs; ``trained_at`` marks the training context.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 1, 7.2, 3.2)
+        ax: Axes = axes[0, 0]
+        for name, points in lines.items():
+            style = {"linestyle": "--", "linewidth": 1.2} if name == "markov" else {"marker": "o", "markersize": 3.5}
+            ax.plot([p for p, _ in points], [b for _, b in points], color=COLOURS[name], label=NAMES[name], **style)
+        if trained_at:
+            ax.axvline(trained_at, color=INK, alpha=0.5, linestyle=":", linewidth=1.2)
+            ax.annotate(
+                " training context",
+                (trained_at, 1),
+                xycoords=("data", "axes fraction"),
+                va="top",
+                alpha=0.7,
+                fontsize=9,
+            )
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        ax.set_xlabel("bases of context already read")
+        ax.set_ylabel("bits per base")
+        ax.legend()
+        return svg(figure, "context", "Bits per base by context position")
+
+
+def scores(entries: Sequence[tuple[str, str, float, tuple[float, float] | None]]) -> str:
+    """Accuracy of the species task: (label, kind, accuracy, 95% interval) as points with intervals."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(1, 1, 7.2, 0.6 + 0.3 * len(entries))
+        ax: Axes = axes[0, 0]
+        for y, (_, kind, value, interval) in enumerate(entries):
+            if interval:
+                ax.plot(interval, [y, y], color=COLOURS[kind], linewidth=2)
+            ax.plot(value, y, marker="o", color=COLOURS[kind], markersize=6)
+        ax.set_yticks(range(len(entries)), [label for label, *_ in entries])
+        ax.set_ylim(len(entries) - 0.5, -0.5)
+        ax.set_xlim(right=1.005)
+        ax.set_xlabel("accuracy")
+        return svg(figure, "scores", "Accuracy of the species task")
+
+
+def _column(rows: list[dict[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:
+    """The rows that have both values."""
+    pairs = [(row[x], row[y]) for row in rows if x in row and y in row]
+    return [a for a, _ in pairs], [b for _, b in pairs]
