@@ -134,3 +134,19 @@ def test_genbank_with_two_records_of_one_name(tmp_path):
     path.write_text(path.read_text() * 2)
     with pytest.raises(ValueError, match="two records are named"):
         read(path)
+
+
+def test_genbank_remarks_that_do_not_touch_the_sequence_are_no_errors(tmp_path):
+    path = genbank(tmp_path / "x.gb")
+    text = path.read_text().replace("TEST001.1", ".")
+    path.write_text(text.replace("FEATURES ", "FEATURES").replace("240 bp    DNA", "240 bp DNA"))
+    (record,) = read(path)
+    assert (record.name, len(record.sequence)) == ("TEST001", 240)
+
+
+def test_a_protein_is_found_before_anything_is_read_through(tmp_path):
+    path = tmp_path / "p.fa"
+    path.write_text(">sp|P1 protein\nMKTAYIAKQRQISFVKSHFSRQ\n>chr1\nACGT\n")
+    config = config_for(path)
+    with pytest.raises(ValueError, match=r"p.fa: contig 'sp\|P1', position 4: 'Y'|'sp\|P1'.*protein"):
+        check_source(config.data.sources[0], config.data)

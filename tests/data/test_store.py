@@ -309,7 +309,7 @@ def test_a_process_killed_between_the_renames_loses_nothing(old_and_new, fasta):
     assert run_python(KILL + rename, out, settings_file).returncode == -9
     assert not out.exists()
     with pytest.raises(ValueError, match="position"):  # a failing run after it puts the old store back
-        tokenize(config_for(fasta(name="bad.fa", chr1="ACGT" * 90 + "?"), **BLOCKS), out)
+        tokenize(config_for(fasta(name="bad.fa", chr1="ACGT" * 20_000 + "?"), **BLOCKS), out)
     assert contents(out) == before
 
 

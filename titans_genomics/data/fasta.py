@@ -15,7 +15,7 @@ BGZF_END = bytes.fromhex(
     "1f8b08040000000000ff0600424302001b0003000000000000000000"
 )  # the empty last block of bgzip and BAM
 _BLOCK = 1 << 22
-_SPACE = b" \t\r\n\v\f"
+SPACE = b" \t\r\n\v\f"
 
 
 def is_bgzf(head: bytes) -> bool:
@@ -99,7 +99,7 @@ def _split_records(path: Path, blocks: Iterator[tuple[bytes, float]], advance: A
                     yield name, bytes(sequence)
                 header, _, part = part.partition(b"\n")
                 name, sequence = _name(path, header), bytearray()
-            bases = part.translate(None, _SPACE)
+            bases = part.translate(None, SPACE)
             sequence += bases
             advance(len(bases), share)
     if carry.startswith(b"\n>"):  # a last header without a line end

@@ -11,10 +11,12 @@ from pathlib import Path
 from titans_genomics.data.records import Advance, Record
 
 _REMEDY = "Download the record again with its sequence (GenBank (full)), or use FASTA"
+# Beginnings of the Biopython warnings that mean that bases are missing.
+_LOSSES = ("Premature end of file", "Expected sequence length")
 
 
 def read_genbank(path: Path, advance: Advance) -> Iterator[Record]:
-    """The records of a GenBank file (plain or gzip), named by their accession with version.
+    """The records of a GenBank file (plain or gzip), named by accession and version (LOCUS name without).
 
     Raises
     ------
@@ -22,15 +24,16 @@ def read_genbank(path: Path, advance: Advance) -> Iterator[Record]:
         Damaged file, record without sequence or of protein, two records of one name, sequence of another length
         than the LOCUS line says.
     """
-    from Bio import BiopythonParserWarning, BiopythonWarning, SeqIO
+    from Bio import SeqIO
     from Bio.Seq import UndefinedSequenceError
 
     seen: set[str] = set()
     with path.open("rb") as head:
         compressed = head.read(2) == b"\x1f\x8b"
     with gzip.open(path, "rt") if compressed else path.open() as handle, warnings.catch_warnings():
-        warnings.simplefilter("error", BiopythonParserWarning)
-        warnings.simplefilter("error", BiopythonWarning)
+        warnings.simplefilter("ignore")  # Biopython also remarks on what does not touch the sequence
+        for loss in _LOSSES:
+            warnings.filterwarnings("error", message=loss)
         records = SeqIO.parse(handle, "genbank")
         while True:
             before = f"after {len(seen)} records"
@@ -47,10 +50,11 @@ def read_genbank(path: Path, advance: Advance) -> Iterator[Record]:
                 raise ValueError(f"{path}: not valid GenBank {before}: {error}. {_REMEDY}") from None
             if "protein" in str(record.annotations.get("molecule_type", "")).lower():
                 raise ValueError(f"{path}: record {record.id!r} is a protein; nucleotide records are needed")
-            if record.id in seen:
-                raise ValueError(f"{path}: two records are named {record.id!r}. Remove or rename one of them")
-            seen.add(record.id)
+            name = record.id if record.id not in ("", ".", "<unknown id>") else record.name
+            if name in seen:
+                raise ValueError(f"{path}: two records are named {name!r}. Remove or rename one of them")
+            seen.add(name)
             advance(len(sequence), None)
-            yield Record(record.id, sequence)
+            yield Record(name, sequence)
     if not seen:
         raise ValueError(f"{path}: no GenBank record in the file")

@@ -17,12 +17,14 @@ import numpy as np
 from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data import alphabet
 from titans_genomics.data.bam import check_bam, read_bam
-from titans_genomics.data.fasta import GZIP_MAGIC, check_bgzf_end, is_bgzf, read_fasta
+from titans_genomics.data.fasta import GZIP_MAGIC, SPACE, check_bgzf_end, is_bgzf, read_fasta
 from titans_genomics.data.genbank import read_genbank
 from titans_genomics.data.records import Advance, Record
 from titans_genomics.data.splits import read_key
 
 Kind = Literal["fasta", "genbank", "bam"]
+
+_HEAD = 1 << 16
 
 _OTHER_FORMATS = (
     (b"CRAM", "a CRAM file. Convert it with `samtools view -b -T REFERENCE.fa`"),
@@ -60,19 +62,12 @@ def detect_kind(path: Path) -> Kind:
     if not path.is_file():
         raise ValueError(f"{path}: not a regular file; pipes and devices cannot be read twice")
     with path.open("rb") as handle:
-        head = handle.read(1 << 16)
-    if not head.strip():
+        empty = not handle.read(1 << 16).strip()
+    if empty:
         raise ValueError(f"{path}: the file is empty")
-    if head.startswith(GZIP_MAGIC):
-        try:
-            with gzip.open(path) as stream:
-                head = stream.read(1 << 12)
-        except EOFError:
-            raise ValueError(f"{path}: gzip data cut short. Copy or download the file again") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip data ({error}). Copy or download the file again") from None
-        if not head:
-            raise ValueError(f"{path}: the file is empty inside its compression")
+    head = _head(path)
+    if not head:
+        raise ValueError(f"{path}: the file is empty inside its compression")
     if head.startswith(b"BAM\x01"):
         return "bam"
     text = head.lstrip()
@@ -91,6 +86,21 @@ def detect_kind(path: Path) -> Kind:
     )
 
 
+def _head(path: Path) -> bytes:
+    """The first kilobytes of a file, decompressed. Raises ValueError for damaged gzip data."""
+    with path.open("rb") as handle:
+        head = handle.read(_HEAD)
+    if not head.startswith(GZIP_MAGIC):
+        return head
+    try:
+        with gzip.open(path) as stream:
+            return stream.read(_HEAD)
+    except EOFError:
+        raise ValueError(f"{path}: gzip data cut short. Copy or download the file again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip data ({error}). Copy or download the file again") from None
+
+
 def check_source(source: SourceConfig, data: DataConfig) -> Kind:
     """Everything about a file that can be judged without reading it through; returns its kind.
 
@@ -101,11 +111,15 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
         raise ValueError(f"{source.path}: data.sources[].kind says {source.kind}, the content is {kind}")
     if kind == "bam":
         check_bam(source.path, data.reads)
-    else:
-        with source.path.open("rb") as handle:
-            bgzf = is_bgzf(handle.read(18))
-        if bgzf:
-            check_bgzf_end(source.path)
+        return kind
+    with source.path.open("rb") as handle:
+        bgzf = is_bgzf(handle.read(18))
+    if bgzf:
+        check_bgzf_end(source.path)
+    if kind == "fasta":
+        name, _, start = _head(source.path).lstrip()[1:].split(b"\n>")[0].partition(b"\n")
+        words = name.decode("utf-8", errors="replace").split() or [""]
+        encode_record(Record(words[0], start.translate(None, SPACE)), source, data)  # a protein shows at once
     return kind
 
 

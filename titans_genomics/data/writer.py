@@ -53,11 +53,9 @@ def tokenize(config: Config, out: Path) -> dict[str, Any]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        cause = os.strerror(error.errno)
         raise OSError(
-            error.errno,
-            f"{out}: no room to write the token store ({cause}). It needs about two bytes per base; "
-            "free some space or choose another folder. An older store there is unchanged",
+            f"{out}: no room to write the token store ({os.strerror(error.errno)}). It needs about two bytes per base; "
+            "free some space or choose another folder. An older store there is unchanged"
         ) from error
 
 
