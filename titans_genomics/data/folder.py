@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FORMAT = 1
@@ -44,7 +44,8 @@ def replacing(out: Path) -> Iterator[Path]:
     partial.mkdir()
     lock = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield partial
         for name in FILES:
             with (partial / name).open("rb") as handle:
@@ -63,7 +64,9 @@ def _unlocked(folder: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks, as on some clusters
+        return True
     finally:
         os.close(handle)
