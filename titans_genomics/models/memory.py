@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
-from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
+from titans_genomics.ops import MemoryState, causal_convolution, memory_mlp, neural_memory
 
 
 def safe_theta_max(chunk: int) -> float:
@@ -48,7 +48,7 @@ class NeuralMemory(nn.Module):
         self.to_qkv = nn.Linear(D, 3 * D, bias=False)
         self.kernel = config.conv
         if config.conv:
-            self.conv = nn.Parameter(torch.empty(3 * D, 1, config.conv).uniform_(-1, 1) / math.sqrt(config.conv))
+            self.conv = nn.Parameter(torch.empty(3 * D, config.conv).uniform_(-1, 1) / math.sqrt(config.conv))
         self.to_gates = nn.Linear(D, 3 * H)
         hidden = max(1, round(config.memory_expansion * self.width))
         widths = [self.width, *[hidden] * (config.memory_layers - 1), self.width]
@@ -93,8 +93,7 @@ class NeuralMemory(nn.Module):
             return F.silu(x), tail
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         tail = x[:, x.shape[1] - (self.kernel - 1) :]
-        y = F.conv1d(x.mT, self.conv[: x.shape[-1]], groups=x.shape[-1]).mT
-        return F.silu(y), tail
+        return F.silu(causal_convolution(x, self.conv[: x.shape[-1]])), tail
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, eta, theta (B, T, H) in float32 (float64 stays)."""

@@ -144,7 +144,6 @@ class Transformer(LanguageModel):
     def __init__(self, config: TitansConfig):
         with torch.device("meta"):
             wanted = Titans(config).parameter_count()
-            bare = LanguageModel(config, CausalAttention, 0).parameter_count()
-        super().__init__(
-            config, CausalAttention, max(1, round((wanted - bare) / (3 * config.d_model * config.n_layers)))
-        )
+            narrow = LanguageModel(config, CausalAttention, 1).parameter_count()
+        more = round((wanted - narrow) / (3 * config.d_model * config.n_layers))
+        super().__init__(config, CausalAttention, 1 + max(0, more))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from titans_genomics.ops.chunked import chunked_memory
+from titans_genomics.ops.convolution import causal_convolution
 from titans_genomics.ops.reference import memory_mlp, reference_memory
 
-__all__ = ["MemoryState", "memory_mlp", "neural_memory"]
+__all__ = ["MemoryState", "causal_convolution", "memory_mlp", "neural_memory"]
 
 Backend = Literal["reference", "chunked", "auto"]
 

@@ -1,0 +1,180 @@
+"""The four variants: any pieces give the whole, no output depends on a later token, rows of a batch are strangers."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from titans_genomics.models import Titans, TitansConfig, Transformer, map_tensors
+
+VARIANTS = ["lmm", "mac", "mag", "mal"]
+SMALL = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 4, "segment": 8, "window": 6, "persistent": 3}
+
+
+def build(variant="lmm", kind=Titans, **options):
+    torch.manual_seed(0)
+    model = kind(TitansConfig(variant=variant, **{**SMALL, **options})).double()
+    with torch.no_grad():  # away from the gates' starting point, so that forgetting and momentum matter
+        for name, parameter in model.named_parameters():
+            if name.endswith("to_gates.bias"):
+                parameter.add_(torch.randn_like(parameter))
+            elif name.endswith("to_gates.weight"):
+                parameter.mul_(10)
+    return model
+
+
+def tokens(B=2, T=45):
+    return torch.randint(0, 8, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+MODELS = [*((v, Titans) for v in VARIANTS), ("mag", Transformer)]
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize("training", [True, False])
+def test_any_pieces_give_the_whole(variant, kind, training):
+    model, x = build(variant, kind).train(training), tokens()
+    whole, end = model(x)
+    for pieces in ([1] * 45, [3, 5, 1, 9, 20, 7], [8] * 5 + [5], [44, 1]):
+        state, parts = None, []
+        for part in x.split(pieces, dim=1):
+            logits, state = model(part, state)
+            parts.append(logits)
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-11, rtol=0)
+        after, _ = model(x[:, :10], state)
+        torch.testing.assert_close(after, model(x[:, :10], end)[0], atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_output_depends_on_a_later_token(variant, kind, training):
+    model, x = build(variant, kind).train(training), tokens()
+    y, _ = model(x)
+    for t in (1, 4, 6, 8, 21, 44):
+        changed = x.clone()
+        changed[:, t] = (x[:, t] + 1) % 8
+        z, _ = model(changed)
+        torch.testing.assert_close(z[:, :t], y[:, :t], atol=1e-13, rtol=0)
+        assert (z[:, t] - y[:, t]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_early_tokens_reach_late_outputs_through_the_memory(variant):
+    """30 tokens after its window and segment are over, a token still counts: the memory is in use."""
+    model, x = build(variant), tokens(1)
+    changed = x.clone()
+    changed[:, 2] = (x[:, 2] + 1) % 8
+    difference = (model(x)[0] - model(changed)[0])[:, 40:].abs().max()
+    assert difference > 1e-9
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_of_a_batch_do_not_meet(variant):
+    model, x = build(variant), tokens(3)
+    together, _ = model(x)
+    for row in range(3):
+        torch.testing.assert_close(model(x[row : row + 1])[0], together[row : row + 1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"memory_layers": 1},
+        {"memory_layers": 3},
+        {"conv": 0},
+        {"momentum": False},
+        {"forgetting": False},
+        {"persistent": 0},
+    ],
+    ids=["full", "linear", "deep", "no-conv", "no-momentum", "no-forgetting", "no-persistent"],
+)
+def test_every_switch_trains_and_streams(variant, options):
+    """Gradients reach every parameter, and the ablated model still streams."""
+    model, x = build(variant, **options).train(), tokens()
+    logits, _ = model(x[:, :-1])
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+    state, parts = None, []
+    for part in x.split([2, 13, 30], dim=1):
+        part_logits, state = model(part, state)
+        parts.append(part_logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(x)[0], atol=1e-11, rtol=0)
+
+
+def test_switches_do_what_they_say():
+    model = build("lmm", momentum=False, forgetting=False)
+    model.train()(tokens())
+    figures = model.statistics()
+    assert figures["alpha/0"] == 0
+    assert figures["eta/0"] == 0
+    assert figures["theta/0"] > 0
+
+
+def test_the_state_does_not_grow():
+    def size(state):
+        total = 0
+
+        def count(x):
+            nonlocal total
+            total += x.numel()
+            return x
+
+        map_tensors(count, state)
+        return total
+
+    for variant in VARIANTS:
+        model = build(variant)
+        state, sizes = None, []
+        with torch.no_grad():
+            for _ in range(6):
+                _, state = model(tokens(1, 24), state)
+                sizes.append(size(state))
+        assert len(set(sizes)) == 1, variant
+
+
+def test_transformer_has_the_size_of_titans():
+    for variant in VARIANTS:
+        config = TitansConfig(variant=variant)
+        ratio = Transformer(config).parameter_count() / Titans(config).parameter_count()
+        assert abs(ratio - 1) < 0.01, variant
+
+
+def test_only_matrices_of_linear_layers_decay():
+    kept = build("mac").no_decay()
+    decayed = {n for n, _ in build("mac").named_parameters()} - kept
+    assert all(
+        name.endswith(("to_qkv.weight", "to_output.weight", "to_output_gate.weight", "to_hidden.weight", "head.weight"))
+        for name in decayed
+    )
+    assert any("initial" in name for name in kept)
+    assert any("persistent" in name for name in kept)
+
+
+def test_autocast_keeps_the_state_in_float32():
+    model = build("mac").float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, state = model(tokens())
+    assert logits.dtype == torch.float32
+    memory = state.blocks[0].memory.memory
+    assert {x.dtype for x in (*memory.weights, *memory.surprise)} == {torch.float32}
+    wanted, _ = model(tokens())
+    assert (logits - wanted).abs().max() < 0.1
+    logits.sum().backward()
+
+
+def test_what_does_not_fit_is_named():
+    model = build()
+    with pytest.raises(ValueError, match="tokens must be"):
+        model(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="T > 0"):
+        model(torch.zeros(2, 0, dtype=torch.int64))
+    _, state = model(tokens(2))
+    with pytest.raises(ValueError, match="batch of 2"):
+        model(tokens(1), state)
+    with pytest.raises(ValueError, match="another model"):
+        build(n_layers=1)(tokens(2), state)
+    for bad in ({"variant": "mac", "segment": 10}, {"n_heads": 3}, {"variant": "xyz"}, {"chunk": 0}, {"chunks": 3}):
+        with pytest.raises(ValidationError):
+            TitansConfig(**{**SMALL, **bad})
