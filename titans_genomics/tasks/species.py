@@ -31,7 +31,7 @@ from titans_genomics.training import check_model, load_model, replacing, write_j
 MOST_N = 0.1
 """Tiles with a larger share of N are left out."""
 
-STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]
 """Inverse regularisation C that the cross-validation chooses from."""
 
 BATCH_TOKENS = 16_384

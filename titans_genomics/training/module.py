@@ -210,7 +210,7 @@ class NextToken(L.LightningModule):
 
     def _inner_step(self) -> str:
         """The largest inner step of the memory, for the cause of a failure."""
-        steps = {k: float(v) for k, v in self.model.statistics().items() if k.startswith("inner_step_max/")}
+        steps = {k: float(v) for k, v in self.model.statistics().items() if k.startswith("inner_step")}
         if not steps:
             return ""
         layer = max(steps, key=lambda key: steps[key] if math.isfinite(steps[key]) else math.inf)

@@ -1,0 +1,397 @@
+"""Training: the same data order whatever happens, skipped steps that leave no trace, and files that are whole."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_settings
+from safetensors.torch import load_file
+
+from titans_genomics.config import TrainConfig, parse_config
+from titans_genomics.training import fit, load_model, next_token_nll, train
+from titans_genomics.training.logs import Metrics
+from titans_genomics.training.module import NextToken, StepOrder, learning_rate
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def config_of(folder, **changes):
+    return parse_config(small_settings(folder, **changes), "small")
+
+
+def rows_of(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(one, other):
+    one, other = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# ---------------------------------------------------------------------------------------------- parts
+
+
+def test_loss_is_over_bases_only():
+    logits = torch.randn(2, 5, 8)
+    targets = torch.tensor([[0, 1, 2, 3, 4], [7, 5, 6, 0, 4]])
+    nll = next_token_nll(logits, targets)
+    expected = -torch.log_softmax(logits, -1).gather(2, targets[..., None])[..., 0]
+    scored = targets < 4
+    torch.testing.assert_close(nll[scored], expected[scored])
+    assert (nll[~scored] == 0).all()
+
+
+def test_uniform_logits_cost_two_bits_over_four_bases():
+    logits = torch.full((1, 4, 8), -1e9)
+    logits[..., :4] = 0
+    bits = next_token_nll(logits, torch.tensor([[0, 1, 2, 3]])) / math.log(2)
+    torch.testing.assert_close(bits, torch.full((1, 4), 2.0))
+
+
+def test_schedule_warms_up_and_ends_at_the_least_rate():
+    settings = TrainConfig(lr=1.0, min_lr=0.1, warmup=10, max_steps=100)
+    rates = [learning_rate(settings, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_order_covers_every_window_once_and_resumes_anywhere(world):
+    whole = [list(StepOrder(0, 6, 4, rank, world)) for rank in range(world)]
+    windows = sorted(i for rank in whole for batch in rank for i in batch)
+    assert windows == list(range(6 * 4 * world))
+    for rank in range(world):
+        assert list(StepOrder(2, 6, 4, rank, world)) == whole[rank][2:]
+
+
+def test_decay_only_where_it_belongs(small_folder):
+    training = NextToken(config_of(small_folder, weight_decay=0.3).model_dump(mode="json"))
+    decayed, plain = training.configure_optimizers().param_groups
+    names = {id(p): name for name, p in training.model.named_parameters()}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    assert {names[id(p)] for p in plain["params"]} == training.model.no_decay()
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    assert all(p.ndim >= 2 for p in decayed["params"])
+
+
+def test_metrics_drop_the_rows_of_a_killed_process(tmp_path):
+    path = tmp_path / "metrics.csv"
+    metrics = Metrics(path, 0)
+    for step in (10, 20, 30):
+        metrics.log({"step": step, "loss": 1.0, "alpha/10": 0.1, "alpha/2": 0.2})
+    with path.open("a") as file:
+        file.write("40,")  # cut short
+    Metrics(path, 20).log({"step": 30, "loss": 2.0, "alpha/2": 0.3})
+    rows = rows_of(tmp_path)
+    assert [(row["step"], row["loss"]) for row in rows] == [("10", "1"), ("20", "1"), ("30", "2")]
+    assert list(rows[0])[-2:] == ["alpha/2", "alpha/10"]
+
+
+# ---------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_leaves_what_it_should(small_model, small_config, small_store):
+    summary = json.loads((small_model / "train.json").read_text())
+    assert summary["steps"] == 20
+    assert summary["tokens"] == 20 * 4 * 64
+    assert summary["skipped_steps"] == 0
+    assert summary["hardware"]["cpu"]
+    assert summary["versions"]["torch"] == torch.__version__
+    rows = rows_of(small_model)
+    assert [row["step"] for row in rows] == ["10", "20"]
+    assert float(rows[-1]["bits_per_base"]) == pytest.approx(float(rows[-1]["loss"]) / math.log(2), rel=1e-5)
+    assert summary["best_val_bits_per_base"] == pytest.approx(
+        min(float(r["val_bits_per_base"]) for r in rows), rel=1e-5
+    )
+    assert {"alpha/0", "eta/0", "theta/0", "surprise/0"} <= set(rows[0])
+    assert not [path for path in small_model.iterdir() if path.name.startswith(".")]
+    model = load_model(small_model)
+    assert not model.training
+    assert sum(p.numel() for p in model.parameters()) == summary["parameters"]
+    best = torch.load(small_model / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(best[f"model.{name}"], value) for name, value in model.state_dict().items())
+
+
+def test_the_same_config_gives_the_same_weights(small_model, small_config, small_store, tmp_path):
+    train(small_config, small_store, tmp_path / "again")
+    assert same_weights(small_model, tmp_path / "again")
+
+
+def test_a_finished_run_is_not_trained_again(small_config, small_store, tmp_path, monkeypatch):
+    first = train(small_config, small_store, tmp_path)
+    (tmp_path / "train.json").unlink()
+    monkeypatch.setattr(NextToken, "training_step", None)
+    second = train(small_config, small_store, tmp_path)
+    assert (first["best_val_loss"], first["steps"]) == (second["best_val_loss"], second["steps"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_path, accumulate):
+    """SIGKILL in the middle, the same command again: bit for bit what an undisturbed run gives, and the same curves."""
+    changes = {"max_steps": 60, "accumulate": accumulate, "validate_every": 25, "checkpoint_every": 15, "batch_size": 2}
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(small_settings(small_folder, **changes)))
+
+    def command(out):
+        arguments = ["train", "--config", str(settings), "--store", str(small_store), "--out", str(out)]
+        return [sys.executable, "-m", "titans_genomics.cli", *arguments]
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    subprocess.run(command(undisturbed), check=True, env=ALONE, capture_output=True)
+    process = subprocess.Popen(command(killed), env=ALONE, stderr=subprocess.DEVNULL)
+    while not (killed / "last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9
+    assert not (killed / "train.json").exists()
+    again = subprocess.run(command(killed), check=True, env=ALONE, capture_output=True, text=True)
+    assert "going on from" in again.stderr
+    assert same_weights(undisturbed, killed)
+    first, second = (torch.load(f / "last.ckpt", weights_only=True) for f in (undisturbed, killed))
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+    curves = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_of(f)]
+        for f in (undisturbed, killed)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small_store, tmp_path):
+    results = []
+    for name, changes in (("two", {"devices": 2, "strategy": "ddp", "batch_size": 2}), ("one", {"batch_size": 4})):
+        settings = tmp_path / f"{name}.json"
+        settings.write_text(json.dumps(small_settings(small_folder, accumulate=2, **changes)))
+        arguments = ["--config", str(settings), "--store", str(small_store), "--out", str(tmp_path / name)]
+        command = [sys.executable, "-m", "titans_genomics.cli", "train", *arguments]
+        subprocess.run(command, check=True, env=ALONE, capture_output=True, timeout=120)
+        results.append(rows_of(tmp_path / name))
+    for two, one in zip(*results, strict=True):
+        assert two["tokens"] == one["tokens"]
+        for key in ("loss", "grad_norm", "val_loss"):
+            assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------- not finite
+
+
+class Snapshots:
+    """Weights and optimiser moments after every step."""
+
+    def __init__(self, monkeypatch):
+        self.taken = {}
+        original = fit.Recorder.on_train_batch_end
+
+        def after(recorder, trainer, training, *rest):
+            moments = trainer.optimizers[0].state_dict()["state"]
+            self.taken[training.step] = (
+                {name: value.clone() for name, value in training.state_dict().items()},
+                {(i, key): value.clone() for i, state in moments.items() for key, value in state.items()},
+            )
+            original(recorder, trainer, training, *rest)
+
+        monkeypatch.setattr(fit.Recorder, "on_train_batch_end", after)
+
+    def same(self, one, other):
+        pairs = zip(self.taken[one], self.taken[other], strict=True)
+        return all(a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in pairs)
+
+
+def poison(monkeypatch, steps, value=math.nan):
+    """Make the loss of these steps (0 is the first) ``value``."""
+    original = NextToken.training_step
+
+    def training_step(training, batch, batch_idx):
+        loss = original(training, batch, batch_idx)
+        if training.step in steps:
+            loss = loss * value
+            training._losses[-1] = loss.detach()
+        return loss
+
+    monkeypatch.setattr(NextToken, "training_step", training_step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_nonfinite_step_is_skipped_and_counted(small_config, small_store, tmp_path, monkeypatch, capsys, value):
+    snapshots = Snapshots(monkeypatch)
+    poison(monkeypatch, {4, 7, 8}, value)
+    summary = train(small_config, small_store, tmp_path)
+    assert summary["skipped_steps"] == 3
+    assert summary["steps"] == 20
+    for step in range(1, 20):
+        assert snapshots.same(step, step + 1) == (step in {4, 7, 8})
+    assert all(value.isfinite().all() for value in load_model(tmp_path).state_dict().values())
+    assert rows_of(tmp_path)[-1]["skipped"] == "3"
+    assert np.isfinite([float(row["loss"]) for row in rows_of(tmp_path)]).all()
+    assert capsys.readouterr().err.count("skipped, weights unchanged") == 3
+
+
+def test_a_gradient_that_is_not_finite_names_the_parameter(small_config, small_store, tmp_path, monkeypatch, capsys):
+    original = NextToken.training_step
+
+    def training_step(training, batch, batch_idx):
+        if training.step == 2:
+            training.model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+        return original(training, batch, batch_idx)
+
+    monkeypatch.setattr(NextToken, "training_step", training_step)
+    with pytest.raises(ValueError, match=r"10 steps in a row.*first head\.weight"):
+        train(small_config, small_store, tmp_path)
+    assert "step 3 skipped" in capsys.readouterr().err
+
+
+def test_ten_in_a_row_stop_the_run_with_the_cause(small_config, small_store, tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(3, 20)))
+    with pytest.raises(ValueError, match=r"10 steps in a row.*step 13.*the loss is nan.*inner step.*Lower train\.lr"):
+        train(small_config, small_store, tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not left & {"model.safetensors", "model.json", "train.json"}
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["titans_genomics"]["step"] == 10
+
+
+def test_nine_in_a_row_do_not(small_config, small_store, tmp_path, monkeypatch):
+    poison(monkeypatch, {*range(9), *range(10, 19)})
+    assert train(small_config, small_store, tmp_path)["skipped_steps"] == 18
+
+
+def test_two_processes_skip_together(small_folder, small_store, tmp_path):
+    """A loss that is not finite on one of two processes: both skip that step."""
+    settings = small_settings(small_folder, devices=2, strategy="ddp")
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os
+from pathlib import Path
+from titans_genomics.config import parse_config
+from titans_genomics.training import NextToken, train
+
+original = NextToken.training_step
+def training_step(training, batch, batch_idx):
+    loss = original(training, batch, batch_idx)
+    return loss * float("nan") if training.step == 3 and os.environ.get("LOCAL_RANK") == "1" else loss
+NextToken.training_step = training_step
+train(parse_config({settings!r}, "small"), Path({str(small_store)!r}), Path({str(tmp_path / "out")!r}))
+""")
+    subprocess.run([sys.executable, str(script)], check=True, env=ALONE, capture_output=True, timeout=120)
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["skipped_steps"] == 1
+    assert all(value.isfinite().all() for value in load_model(tmp_path / "out").state_dict().values())
+
+
+# ------------------------------------------------------------------------------------- what goes wrong
+
+
+def unfinished(config, store, out, monkeypatch):
+    """A run that stopped after its checkpoint at step 10."""
+    with monkeypatch.context() as patch:
+        poison(patch, set(range(10, 20)))
+        with pytest.raises(ValueError, match="in a row"):
+            train(config, store, out)
+
+
+def test_a_checkpoint_of_another_config_is_an_error(small_folder, small_config, small_store, tmp_path, monkeypatch):
+    unfinished(small_config, small_store, tmp_path, monkeypatch)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    other = config_of(small_folder, lr=1e-3)
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt.*step 10.*\n  train\.lr: 0\.003 in the checkpoint, 0\.001 now\n.*run name"
+    ):
+        train(other, small_store, tmp_path)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert train(other, small_store, tmp_path, resume=False)["steps"] == 20
+
+
+def test_settings_that_change_no_weight_may_change(
+    small_folder, small_config, small_store, small_model, tmp_path, monkeypatch
+):
+    unfinished(small_config, small_store, tmp_path, monkeypatch)
+    train(config_of(small_folder, checkpoint_every=7, max_nonfinite=3), small_store, tmp_path)
+    assert same_weights(small_model, tmp_path)
+
+
+def test_a_finished_run_of_another_config_is_replaced(small_folder, small_config, small_store, tmp_path):
+    train(small_config, small_store, tmp_path)
+    train(config_of(small_folder, max_steps=5), small_store, tmp_path)
+    assert json.loads((tmp_path / "train.json").read_text())["steps"] == 5
+    assert [row["step"] for row in rows_of(tmp_path)] == ["5"]
+
+
+def test_a_damaged_checkpoint_is_an_error(small_config, small_store, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"PK not a checkpoint")
+    with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint.*delete"):
+        train(small_config, small_store, tmp_path)
+
+
+def test_devices_that_are_not_there(small_folder, small_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"train\.accelerator is gpu.*no GPU"):
+        train(config_of(small_folder, accelerator="gpu"), small_store, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"fsdp.*ddp"):
+        train(config_of(small_folder, strategy="fsdp"), small_store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_that_does_not_fit(small_folder, small_store, tmp_path):
+    with pytest.raises(ValueError, match=r"train\.context"):
+        train(config_of(small_folder, context=29_000), small_store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_its_weights(small_model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_bytes((small_model / "model.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((small_model / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors.*train the model again"):
+        load_model(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model\.json"):
+        load_model(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ W&B
+
+
+def test_wandb_offline_keeps_references_not_copies(small_folder, small_store, tmp_path):
+    summary = train(config_of(small_folder, wandb={"mode": "offline"}), small_store, tmp_path)
+    assert summary["steps"] == 20
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    recorded = log.read_bytes()
+    for expected in (b"tokens.bin", b"best.ckpt", b"bits_per_base", b"alpha/0"):
+        assert expected in recorded
+    copies = [path for path in (tmp_path / "wandb").rglob("*") if path.name in ("tokens.bin", "best.ckpt")]
+    assert not copies
+
+
+def test_broken_wandb_does_not_stop_training(small_folder, small_store, small_model, tmp_path, monkeypatch, capsys):
+    import wandb
+
+    def broken(**_):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    train(config_of(small_folder, wandb={"mode": "offline"}), small_store, tmp_path)
+    assert "W&B is off (RuntimeError: no space left)" in capsys.readouterr().err
+    assert same_weights(small_model, tmp_path)
+    assert len(rows_of(tmp_path)) == 2
+
+
+def test_wandb_that_breaks_on_the_way_does_not_either(small_folder, small_store, tmp_path, monkeypatch, capsys):
+    import wandb
+
+    class Run:
+        def __getattr__(self, name):
+            raise ConnectionError(name)
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    train(config_of(small_folder, wandb={"mode": "offline"}), small_store, tmp_path)
+    assert capsys.readouterr().err.count("W&B is off") == 1
+    assert len(rows_of(tmp_path)) == 2
