@@ -183,7 +183,7 @@ def _draw(settings: DownstreamConfig, regions: list[list[np.ndarray]], seed: int
                 of_region.append(first + region)
                 test.append(is_test)
         first += len(own)
-    return _Draw(np.stack(rows).astype(np.uint8), np.array(labels), np.array(of_region), np.array(test))
+    return _Draw(np.stack(rows), np.array(labels), np.array(of_region), np.array(test))
 
 
 def _tiles(region: np.ndarray, length: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -279,6 +279,7 @@ def _resample(matrices: np.ndarray, draw: _Draw, rng: np.random.Generator, times
 
 def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, Matthews correlation (multi-class) and macro F1 of confusion matrices (..., classes, classes)."""
+    confusion = np.asarray(confusion, dtype=float)
     total = confusion.sum((-1, -2))
     right = np.trace(confusion, axis1=-2, axis2=-1)
     truth, guess = confusion.sum(-1), confusion.sum(-2)

@@ -1,0 +1,154 @@
+"""Held-out figures against one plain pass over the same tokens."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_settings
+
+from titans_genomics import evaluation, markov
+from titans_genomics.config import parse_config
+from titans_genomics.data.store import TokenStore, tokenize
+from titans_genomics.training import load_model, next_token_nll
+
+
+@pytest.fixture(scope="module")
+def result(small_config, small_store, small_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "evaluate.json"
+    figures = evaluation.evaluate(small_config, small_store, {"titans": small_model}, out)
+    assert json.loads(out.read_text()) == figures
+    assert [path.name for path in out.parent.iterdir()] == ["evaluate.json"]
+    return figures
+
+
+def held_out(store):
+    """The test run as tokens, and which of its successors are scored."""
+    opened = TokenStore(store)
+    (run,) = opened.runs("test")
+    tokens = np.array(opened.tokens[run.start : run.stop])
+    return opened, tokens, tokens[1:] < 4
+
+
+def one_pass(model, tokens):
+    batch = torch.from_numpy(tokens.astype(np.int64))[None]
+    with torch.no_grad():
+        return (next_token_nll(model(batch[:, :-1])[0], batch[:, 1:]) / math.log(2))[0].numpy()
+
+
+def test_streamed_is_one_pass(result, small_store, small_model):
+    _, tokens, scored = held_out(small_store)
+    bits = one_pass(load_model(small_model), tokens)
+    figures = result["sources"]["genome"]
+    assert figures["bases"] == result["overall"]["bases"] == scored.sum()
+    measured = figures["models"]["titans"]
+    assert measured["bits_per_base"] == pytest.approx(bits[scored].mean(), rel=1e-5)
+    assert measured["perplexity"] == pytest.approx(2 ** measured["bits_per_base"])
+    assert measured["ci95"][0] < measured["bits_per_base"] < measured["ci95"][1]
+    assert result["overall"]["models"]["titans"]["bits_per_base"] == pytest.approx(measured["bits_per_base"])
+
+
+@pytest.mark.parametrize("piece", [1, 17, 100_000])
+def test_the_piece_changes_nothing(result, small_folder, small_store, small_model, tmp_path, piece):
+    settings = small_settings(small_folder)
+    settings["evaluate"] |= {"piece": piece, "max_bases": 1000}
+    few = evaluation.evaluate(
+        parse_config(settings, "few"), small_store, {"titans": small_model}, tmp_path / "evaluate.json"
+    )
+    _, tokens, scored = held_out(small_store)
+    bits = one_pass(load_model(small_model), tokens[:1001])
+    expected = bits[scored[:1000]].mean()
+    assert few["overall"]["models"]["titans"]["bits_per_base"] == pytest.approx(expected, rel=1e-5)
+    assert few["overall"]["bases"] == scored[:1000].sum()
+
+
+def test_markov_is_fitted_on_train_and_scored_on_the_same_targets(result, small_store, small_config):
+    store, tokens, scored = held_out(small_store)
+    runs = {split: [store.tokens[r.start : r.stop] for r in store.runs(split)] for split in ("train", "validation")}
+    model, _ = markov.fit(lambda: runs["train"], lambda: runs["validation"], small_config.evaluate.markov)
+    figures = result["sources"]["genome"]["markov"]
+    assert figures["order"] == model.order == 2
+    assert figures["bits_per_base"] == pytest.approx(model.bits(tokens)[1:][scored].mean(), rel=1e-9)
+    assert [row["order"] for row in figures["validation"]] == [0, 1, 2, 3]
+
+
+def test_uniform_stands_beside(result):
+    assert result["overall"]["uniform"] == {"bits_per_base": 2.0, "perplexity": 4.0}
+
+
+def test_windows_start_with_an_empty_memory(result, small_store, small_model):
+    _, tokens, scored = held_out(small_store)
+    model = load_model(small_model)
+    count = (len(tokens) - 1) // 64
+    bits = np.stack([one_pass(model, tokens[i * 64 : i * 64 + 65]) for i in range(count)])
+    kept = scored[: count * 64].reshape(count, 64)
+    figures = result["sources"]["genome"]
+    windowed = figures["models"]["titans"]["windowed"]
+    assert windowed["context"] == 64
+    assert windowed["bases"] == kept.sum()
+    assert windowed["bits_per_base"] == pytest.approx(bits[kept].mean(), rel=1e-5)
+    for row in figures["context"]:
+        if row["to"] <= 64:
+            here = slice(row["from"] - 1, row["to"])
+            assert row["bases"] == kept[:, here].sum()
+            assert row["titans"] == pytest.approx(bits[:, here][kept[:, here]].mean(), rel=1e-5)
+
+
+def test_positions_cover_the_longest_context_once(result):
+    rows = result["overall"]["context"]
+    assert rows[0]["from"] == 1
+    assert rows[-1]["to"] == 256
+    assert all(a["to"] + 1 == b["from"] for a, b in itertools.pairwise(rows))
+    assert all(0 < row["markov"] < 4 for row in rows)
+
+
+def test_the_difference_is_paired(result):
+    figures = result["overall"]
+    difference = figures["models"]["titans"]["difference_to_markov"]
+    expected = figures["models"]["titans"]["bits_per_base"] - figures["markov"]["bits_per_base"]
+    assert difference["bits_per_base"] == pytest.approx(expected)
+    low, high = difference["ci95"]
+    assert low < expected < high
+
+
+def test_several_sources_add_up(small_folder, tmp_path):
+    from titans_genomics.training import train
+
+    settings = small_settings(small_folder, max_steps=2)
+    settings["data"]["sources"].append({"path": str(small_folder / "genome.fa"), "name": "unseen", "weight": 0})
+    config = parse_config(settings, "two")
+    tokenize(config, tmp_path / "tokens")
+    train(config, tmp_path / "tokens", tmp_path / "model")
+    figures = evaluation.evaluate(
+        config, tmp_path / "tokens", {"titans": tmp_path / "model"}, tmp_path / "evaluate.json"
+    )
+    parts = list(figures["sources"].values())
+    assert len(parts) == 2
+    bases = [part["bases"] for part in parts]
+    assert figures["overall"]["bases"] == sum(bases)
+    for pick in (lambda part: part["markov"], lambda part: part["models"]["titans"]):
+        mean = np.average([pick(part)["bits_per_base"] for part in parts], weights=bases)
+        assert pick(figures["overall"])["bits_per_base"] == pytest.approx(mean)
+
+
+def test_a_model_of_another_config_is_an_error(small_folder, small_store, small_model, tmp_path):
+    settings = small_settings(small_folder)
+    settings["model"]["chunk"] = 32
+    with pytest.raises(ValueError, match=r"another config \(model\.chunk is 16 there and 32 in the config\)"):
+        evaluation.evaluate(parse_config(settings, "x"), small_store, {"titans": small_model}, tmp_path / "e.json")
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_a_model_of_another_store_is_an_error(small_folder, small_config, small_model, tmp_path):
+    settings = small_settings(small_folder)
+    settings["seed"] = 2
+    tokenize(parse_config(settings, "x"), tmp_path / "tokens")
+    with pytest.raises(ValueError, match=r"another token store.*held-out"):
+        evaluation.evaluate(small_config, tmp_path / "tokens", {"titans": small_model}, tmp_path / "e.json")
+
+
+def test_no_model_is_an_error(small_config, small_store, tmp_path):
+    with pytest.raises(FileNotFoundError, match="titans-genomics train"):
+        evaluation.evaluate(small_config, small_store, {"titans": tmp_path / "nothing"}, tmp_path / "e.json")
