@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from titans_genomics import __version__
 from titans_genomics.config import Config
@@ -99,15 +100,14 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
     evaluated, downstream = metrics["evaluate"], metrics["downstream"]
     main = next(iter(evaluated["sources"].values()))
-    best_markov = f"Markov, order {main['markov']['order']}"
-    references = {best_markov: main["markov"]["bits_per_base"], "uniform": 2.0}
+    references = {"Markov (held out)": evaluated["overall"]["markov"]["bits_per_base"], "uniform": 2.0}
     drawn = {
-        "curves": plots.curves(curves, references if len(evaluated["sources"]) == 1 else {"uniform": 2.0}),
+        "curves": plots.curves(curves, references),
         "optimisation": plots.optimisation(curves),
         "gates": plots.gates(curves["titans"]),
         "bars": plots.bars(tables.bar_groups(evaluated)),
         "context": plots.context(tables.context_lines(main), evaluated["train_context"]),
-        "scores": plots.scores(tables.score_points(downstream)) if downstream else "",
+        "scores": plots.scores(tables.score_points(downstream)) if downstream else None,
     }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("titans_genomics.report", "."),
@@ -135,7 +135,7 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         downstream=tables.downstream(downstream, config) if downstream else None,
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),
-        plots={name: jinja2.utils.markupsafe.Markup(svg) for name, svg in drawn.items() if svg},
+        plots={name: Markup(svg) if svg else None for name, svg in drawn.items()},
         version=__version__,
     )
 

@@ -147,18 +147,25 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
         figure, axes = _axes(1, 1, 7.2, 0.7 + 0.36 * count + 0.25 * len(groups))
         ax: Axes = axes[0, 0]
         y, ticks, labels = 0.0, [], []
-        lowest = 2.0
+        lowest = highest = 2.0
         for source, entries in groups.items():
             for label, kind, bits, interval in entries:
                 ax.barh(y, 2 - bits, left=bits, color=COLOURS[kind], height=0.72)
-                end = bits
+                ends = interval or (bits, bits)
                 if interval:
                     ax.plot(interval, [y, y], color=INK, linewidth=1.2)
-                    end = min(bits, interval[0])
-                ax.annotate(f"{bits:.4f}", (end, y), (-5, 0), textcoords="offset points", ha="right", va="center")
+                side = -1 if bits <= 2 else 1
+                ax.annotate(
+                    f"{bits:.4f}",
+                    (ends[0] if side < 0 else ends[1], y),
+                    (6 * side, 0),
+                    textcoords="offset points",
+                    ha="right" if side < 0 else "left",
+                    va="center",
+                )
                 ticks.append(y)
                 labels.append(f"{source}: {label}" if len(groups) > 1 else label)
-                lowest = min(lowest, end)
+                lowest, highest = min(lowest, ends[0]), max(highest, ends[1])
                 y += 1
             y += 0.7
         ax.set_yticks(ticks, labels)
@@ -167,8 +174,9 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
         ax.spines["left"].set_visible(False)
         ax.invert_yaxis()
         ax.axvline(2, color=INK, linewidth=1)
-        ax.set_xlim(lowest - 0.2 * max(2 - lowest, 0.01), max(2.0, *(e[2] for g in groups.values() for e in g)) + 0.002)
-        ax.set_xlabel("bits per base; 2 is guessing, shorter of it is better")
+        room = 0.16 * max(highest - lowest, 0.01)
+        ax.set_xlim(lowest - room if lowest < 2 else 2, highest + room if highest > 2 else 2)
+        ax.set_xlabel("bits per base; 2 is guessing, the further left the better")
         return svg(figure, "bars", "Held-out bits per base of each model")
 
 
