@@ -8,8 +8,9 @@ with A, B, C made of the gates alone, and M_t never exists as a matrix: layer l 
 
     Z = A (x W^T) + B (x S^T) - ((x a^T) * C) delta
 
-The backward pass is written out (it is the derivative of exactly these lines), so that training keeps only
-the weights at every K-th chunk border and computes the rest again, K chosen from a memory budget.
+Weights and surprise of a layer lie side by side in one matrix, so that each of these lines is one product. The
+backward pass is written out (it is the derivative of exactly these lines); training keeps the memory at every K-th
+chunk border and computes the rest again, K chosen from a memory budget.
 
 Axes: N chunks, G memories (batch x heads), s tokens of a chunk, m inputs and n outputs of a layer.
 """
@@ -31,11 +32,14 @@ KEEP_BYTES = 768 << 20  # what one call may keep of its forward pass for the bac
 class Decays(NamedTuple):
     """Products of gates of N chunks; everything that mixes tokens and does not depend on the memory."""
 
-    A_NGs: Tensor  # prod_{j<=t} (1 - alpha_j)
-    B_NGs: Tensor  # weight of the carried surprise in M_t
+    now_NGs2: Tensor  # A_t, B_t: what is left of W and S in the weights after token t
     C_NGss: Tensor  # weight of the gradient of token i in M_t, negative sign left out
-    r_NGs: Tensor  # weight of the gradient of token i in the surprise handed on
-    p_NG: Tensor  # weight of the carried surprise in the surprise handed on
+    next_NGs2: Tensor  # weights of the gradient of token i in the W and the S handed on
+    p_NG: Tensor  # what is left of S in the surprise handed on
+
+    def chunk(self, i: int) -> Decays:
+        """The decays of one chunk, without history."""
+        return Decays(*(x.detach()[i] for x in self))
 
 
 class Kept(NamedTuple):
@@ -84,132 +88,123 @@ class DecayProducts(torch.autograd.Function):
 
 
 def make_decays(alpha: Tensor, eta: Tensor, theta: Tensor) -> Decays:
-    """A, B, C and the hand-over weights from the gates (N, G, s)."""
+    """The products of the gates (N, G, s) that the chunks need."""
     A, D_alpha = DecayProducts.apply(1 - alpha)
     P, D_eta = DecayProducts.apply(eta)
     B = (D_alpha @ P[..., None]).squeeze(-1)
     C = (D_alpha @ D_eta) * theta[..., None, :]
-    return Decays(A, B, C, D_eta[..., -1, :] * theta, P[..., -1])
+    return Decays(torch.stack([A, B], -1), C, torch.stack([C[..., -1, :], D_eta[..., -1, :] * theta], -1), P[..., -1])
+
+
+def scaled_twice(x: Tensor, scales: Tensor) -> Tensor:
+    """x (G, s, m) times two numbers per token (G, s, 2), side by side: (G, s, 2m)."""
+    return (x[:, :, None] * scales[..., None]).flatten(2)
+
+
+def summed_twice(x: Tensor, scales: Tensor) -> Tensor:
+    """The derivative of `scaled_twice`: x (G, s, 2, m) times (G, s, 2), summed over the two: (G, s, m)."""
+    return (x[:, :, 0] * scales[..., :1]).addcmul_(x[:, :, 1], scales[..., 1:])
 
 
 def chunk_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    decays: Decays,
-    W: list[Tensor],
-    S: list[Tensor],
-    W_anchor: list[Tensor],
-    hand_on: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Kept]:
-    """One chunk. q, k, v (G, s, d); `decays` of this chunk (G, ...); W, S, W_anchor: L tensors (G, n, m).
+    q: Tensor, k: Tensor, v: Tensor, decays: Decays, WS: list[Tensor], anchor: list[Tensor]
+) -> tuple[list[Tensor], Kept]:
+    """One chunk. q, k, v (G, s, d); WS: L tensors (G, n, 2m), weights and surprise side by side; anchor: L of (G, n, m).
 
-    Gradients are taken at W_anchor, which is W except when a stream was cut inside this chunk.
-    Returns y (G, s, d), the next W and S (those given when not `hand_on`), and what backward needs.
+    Gradients are taken at the anchor, which is W except when a stream was cut inside this chunk.
+    Returns the next WS, and what backward needs; the output is the last entry of its Z.
     """
-    depth = len(W)
-    A, B, C, r, p = decays
+    depth = len(WS)
+    now, C, following, p = decays
     K, z = [k], []
     for layer in range(depth):
-        z.append(torch.bmm(K[-1], W_anchor[layer].mT))
+        z.append(torch.bmm(K[-1], anchor[layer].mT))
         if layer < depth - 1:
             K.append(silu(z[-1]))
     D: list[Tensor] = [(z[-1] - v).mul_(2)]
     E: list[Tensor] = [D[0]]
     for layer in range(depth - 2, -1, -1):
-        E.insert(0, torch.bmm(D[0], W_anchor[layer + 1]))
+        E.insert(0, torch.bmm(D[0], anchor[layer + 1]))
         D.insert(0, silu_backward(E[0], z[layer]))
 
     Q, Z, att = [q], [], []
     for layer in range(depth):
         att.append(torch.bmm(Q[-1], K[layer].mT))
-        out = torch.bmm(Q[-1] * A[..., None], W[layer].mT)
-        out.baddbmm_(Q[-1] * B[..., None], S[layer].mT)
-        out.baddbmm_(att[-1] * C, D[layer], alpha=-1)
-        Z.append(out)
+        Z.append(torch.bmm(scaled_twice(Q[-1], now), WS[layer].mT).baddbmm_(att[-1] * C, D[layer], alpha=-1))
         if layer < depth - 1:
-            Q.append(silu(out))
+            Q.append(silu(Z[-1]))
 
-    if hand_on:
-        a_end, b_end, c = A[:, -1, None, None], B[:, -1, None, None], C[:, -1, :, None]
-        W_next, S_next = [], []
-        for layer in range(depth):
-            W_next.append((W[layer] * a_end).addcmul_(S[layer], b_end).baddbmm_(D[layer].mT, K[layer] * c, alpha=-1))
-            S_next.append((S[layer] * p[:, None, None]).baddbmm_(D[layer].mT, K[layer] * r[..., None], alpha=-1))
-        W, S = W_next, S_next
-    return Z[-1], W, S, Kept(K, z, E, D, Q, Z, att)
+    a_end, b_end = now[:, -1, :1, None], now[:, -1, 1:, None]
+    WS_next = []
+    for layer in range(depth):
+        W, S = WS[layer].chunk(2, dim=-1)
+        carried = torch.cat([W * a_end + S * b_end, S * p[:, None, None]], dim=-1)
+        WS_next.append(carried.baddbmm_(D[layer].mT, scaled_twice(K[layer], following), alpha=-1))
+    return WS_next, Kept(K, z, E, D, Q, Z, att)
 
 
 def chunk_backward(
-    dy: Tensor,
-    dW_next: list[Tensor],
-    dS_next: list[Tensor],
-    decays: Decays,
-    W: list[Tensor],
-    S: list[Tensor],
-    W_anchor: list[Tensor],
-    kept: Kept,
-) -> tuple[Tensor, Tensor, Tensor, Decays, list[Tensor], list[Tensor], list[Tensor]]:
-    """Derivative of `chunk_forward`: gradients of q, k, v, the decays, W, S and W_anchor."""
-    depth = len(W)
-    A, B, C, r, p = decays
+    dy: Tensor, d_next: list[Tensor], decays: Decays, WS: list[Tensor], anchor: list[Tensor], kept: Kept
+) -> tuple[Tensor, Tensor, Tensor, Decays, list[Tensor], list[Tensor]]:
+    """Derivative of `chunk_forward` for dy (G, s, d) and d_next, L of (G, n, 2m).
+
+    Returns the gradients of q, k, v, the decays, WS and the anchor.
+    """
+    depth = len(WS)
+    now, C, following, p = decays
     K, z, E, D, Q, Z, att = kept
-    a_end, b_end, c = A[:, -1, None, None], B[:, -1, None, None], C[:, -1, :, None]
-    dA, dB, dr = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(r)
-    dp, dC = torch.zeros_like(p), torch.zeros_like(C)
-    dW: list[Tensor] = [None] * depth  # type: ignore[list-item]
-    dS: list[Tensor] = [None] * depth  # type: ignore[list-item]
-    dD: list[Tensor] = [None] * depth  # type: ignore[list-item]
-    dK: list[Tensor] = [None] * depth  # type: ignore[list-item]
+    a_end, b_end = now[:, -1, :1, None], now[:, -1, 1:, None]
+    d_now, dC, d_following, dp = (
+        torch.zeros_like(now),
+        torch.zeros_like(C),
+        torch.zeros_like(following),
+        torch.zeros_like(p),
+    )
+    d_WS, dD, dK = [], [], []
 
     # hand-over: W' = A_s W + B_s S - D^T (c K), S' = p S - D^T (r K)
     for layer in range(depth):
-        dWn, dSn = dW_next[layer], dS_next[layer]
-        dA[:, -1] += (dWn * W[layer]).sum((-2, -1))
-        dB[:, -1] += (dWn * S[layer]).sum((-2, -1))
-        dp += (dSn * S[layer]).sum((-2, -1))
-        dW[layer] = dWn * a_end
-        dS[layer] = (dWn * b_end).addcmul_(dSn, p[:, None, None])
-        K_dW, K_dS = torch.bmm(K[layer], dWn.mT), torch.bmm(K[layer], dSn.mT)
-        dC[:, -1] -= (K_dW * D[layer]).sum(-1)
-        dr -= (K_dS * D[layer]).sum(-1)
-        dD[layer] = K_dW.mul_(-c).addcmul_(K_dS, r[..., None], value=-1)
-        dK[layer] = torch.bmm(D[layer] * -c, dWn).baddbmm_(D[layer] * r[..., None], dSn, alpha=-1)
+        (W, S), (dW, dS) = WS[layer].chunk(2, dim=-1), d_next[layer].chunk(2, dim=-1)
+        d_now[:, -1, 0] += (dW * W).sum((-2, -1))
+        d_now[:, -1, 1] += (dW * S).sum((-2, -1))
+        dp += (dS * S).sum((-2, -1))
+        d_WS.append(torch.cat([dW * a_end, (dW * b_end).addcmul_(dS, p[:, None, None])], dim=-1))
+        dD.append(torch.bmm(scaled_twice(K[layer], following), d_next[layer].mT).neg_())
+        D_next = torch.bmm(D[layer], d_next[layer]).unflatten(-1, (2, -1))
+        d_following.sub_((D_next * K[layer][:, :, None]).sum(-1))
+        dK.append(summed_twice(D_next, following).neg_())
 
-    # query pass: Z = A (Q W^T) + B (Q S^T) - (att C) D
+    # query pass: Z = [A Q | B Q] [W | S]^T - (att C) D
     dZ = dy
     for layer in range(depth - 1, -1, -1):
-        dZ_W, dZ_S = torch.bmm(dZ, W[layer]), torch.bmm(dZ, S[layer])
-        dA += (dZ_W * Q[layer]).sum(-1)
-        dB += (dZ_S * Q[layer]).sum(-1)
         dZ_D = torch.bmm(dZ, D[layer].mT)
         dC.addcmul_(dZ_D, att[layer], value=-1)
-        d_att = dZ_D.mul_(C)  # negative sign applied below
+        d_att = dZ_D.mul_(C)  # its negative sign is applied below
         dD[layer].baddbmm_((att[layer] * C).mT, dZ, alpha=-1)
         dK[layer].baddbmm_(d_att.mT, Q[layer], alpha=-1)
-        dW[layer].baddbmm_(dZ.mT, Q[layer] * A[..., None])
-        dS[layer].baddbmm_(dZ.mT, Q[layer] * B[..., None])
-        dQ = dZ_W.mul_(A[..., None]).addcmul_(dZ_S, B[..., None]).baddbmm_(d_att, K[layer], alpha=-1)
+        d_WS[layer].baddbmm_(dZ.mT, scaled_twice(Q[layer], now))
+        dZ_WS = torch.bmm(dZ, WS[layer]).unflatten(-1, (2, -1))
+        d_now.add_((dZ_WS * Q[layer][:, :, None]).sum(-1))
+        dQ = summed_twice(dZ_WS, now).baddbmm_(d_att, K[layer], alpha=-1)
         dZ = silu_backward(dQ, Z[layer - 1]) if layer > 0 else dQ
 
     # key pass, downwards through the errors, then upwards through the activations
-    dW_anchor: list[Tensor] = [None] * depth  # type: ignore[list-item]
+    d_anchor: list[Tensor] = [None] * depth  # type: ignore[list-item]
     dz: list[Tensor] = [None] * depth  # type: ignore[list-item]
     for layer in range(depth - 1):
         dE = silu_backward(dD[layer], z[layer])
         dz[layer] = (dD[layer] * E[layer]).mul_(silu_second_derivative(z[layer]))
-        dD[layer + 1].baddbmm_(dE, W_anchor[layer + 1].mT)
-        dW_anchor[layer + 1] = torch.bmm(D[layer + 1].mT, dE)
+        dD[layer + 1].baddbmm_(dE, anchor[layer + 1].mT)
+        d_anchor[layer + 1] = torch.bmm(D[layer + 1].mT, dE)
     dz[-1] = dD[-1].mul_(2)
     for layer in range(depth - 1, -1, -1):
-        dK[layer].baddbmm_(dz[layer], W_anchor[layer])
-        if dW_anchor[layer] is None:
-            dW_anchor[layer] = torch.bmm(dz[layer].mT, K[layer])
+        dK[layer].baddbmm_(dz[layer], anchor[layer])
+        if layer == 0:
+            d_anchor[0] = torch.bmm(dz[0].mT, K[0])
         else:
-            dW_anchor[layer].baddbmm_(dz[layer].mT, K[layer])
-        if layer > 0:
+            d_anchor[layer].baddbmm_(dz[layer].mT, K[layer])
             dz[layer - 1] += silu_backward(dK[layer], z[layer - 1])
-    return dZ, dK[0], -dz[-1], Decays(dA, dB, dC, dr, dp), dW, dS, dW_anchor
+    return dZ, dK[0], -dz[-1], Decays(d_now, dC, d_following, dp), d_WS, d_anchor
 
 
 def silu_second_derivative(z: Tensor) -> Tensor:
@@ -223,97 +218,90 @@ class ChunkedMemory(torch.autograd.Function):
     """N chunks of equal size, forward and backward; keeps the memory at every K-th chunk border."""
 
     @staticmethod
-    def forward(ctx, q, k, v, alpha, eta, theta, depth, anchored, *state):
-        """q, k, v (N, G, s, d); gates (N, G, s); state: L weights, L surprises, L anchors (G, n, m).
+    def forward(ctx, q, k, v, alpha, eta, theta, anchored, *state):
+        """q, k, v (N, G, s, d); gates (N, G, s); state: L of WS (G, n, 2m), then L anchors (G, n, m).
 
         `anchored`: the first chunk was opened earlier and takes its gradients at the anchors; otherwise the
         anchors are not looked at.
         """
-        W, S, anchor = (list(state[i * depth : (i + 1) * depth]) for i in range(3))
+        depth = len(state) // 2
+        WS, anchor = list(state[:depth]), list(state[depth:])
         learning = any(ctx.needs_input_grad)
-        every = chunks_per_group(q, W)
+        every = chunks_per_group(q, WS)
         keep_all = learning and every >= q.shape[0]
         y = torch.empty_like(v)
         borders, trail = [], None
         for start in range(0, q.shape[0], every):
-            borders.append((W, S))
-            stop = min(start + every, q.shape[0])
-            decays = make_decays(alpha[start:stop], eta[start:stop], theta[start:stop])
-            W, S, trail = group_forward(
-                q[start:stop], k[start:stop], v[start:stop], decays, W, S,
-                anchor if anchored and start == 0 else None, keep_all, y[start:stop],
-            )  # fmt: skip
+            borders.append(WS)
+            span = slice(start, start + every)
+            at = anchor if anchored and start == 0 else None
+            decays = make_decays(alpha[span], eta[span], theta[span])
+            WS, trail = group_forward(q[span], k[span], v[span], decays, WS, at, keep_all, y[span])
         if learning:
             ctx.save_for_backward(q, k, v, alpha, eta, theta, *state)
-            ctx.depth, ctx.anchored, ctx.every = depth, anchored, every
-            ctx.borders, ctx.trail = borders, trail if keep_all else None
-        return (y, *W, *S)
+            ctx.anchored, ctx.every, ctx.borders = anchored, every, borders
+            ctx.trail = trail if keep_all else None
+        return (y, *WS)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy, *d_state):
+    def backward(ctx, dy, *d_WS):
         q, k, v, alpha, eta, theta, *state = ctx.saved_tensors
-        depth, every = ctx.depth, ctx.every
-        dW, dS = list(d_state[:depth]), list(d_state[depth:])
+        depth = len(state) // 2
         d_anchor: list[Tensor | None] = [None] * depth
         grads = [torch.empty_like(x) for x in (q, k, v, alpha, eta, theta)]
+        dy = dy.contiguous()
         with torch.autocast(q.device.type, enabled=False):
             for group in reversed(range(len(ctx.borders))):
-                start, stop = group * every, min((group + 1) * every, q.shape[0])
-                anchored = ctx.anchored and start == 0
-                anchor = list(state[2 * depth :]) if anchored else None
+                start = group * ctx.every
+                span = slice(start, start + ctx.every)
+                anchor = state[depth:] if ctx.anchored and start == 0 else None
                 with torch.enable_grad():
-                    gates = [x[start:stop].detach().requires_grad_() for x in (alpha, eta, theta)]
+                    gates = [x[span].detach().requires_grad_() for x in (alpha, eta, theta)]
                     decays = make_decays(*gates)
-                W, S = ctx.borders[group]
                 trail = ctx.trail
                 if trail is None:
-                    detached = Decays(*(x.detach() for x in decays))
-                    *_, trail = group_forward(
-                        q[start:stop], k[start:stop], v[start:stop], detached, W, S, anchor, True, None
-                    )
+                    _, trail = group_forward(q[span], k[span], v[span], decays, ctx.borders[group], anchor, True, None)
                 d_decays = Decays(*(torch.empty_like(x) for x in decays))
-                for i in reversed(range(stop - start)):
-                    W, S, kept = trail.pop()
-                    now = Decays(*(x.detach()[i] for x in decays))
-                    at = anchor if anchored and i == 0 else W
-                    dq, dk, dv, d_now, dW, dS, d_at = chunk_backward(
-                        dy[start + i].contiguous(), dW, dS, now, W, S, at, kept
-                    )
-                    if anchored and i == 0:
+                for i in reversed(range(len(trail))):
+                    WS, kept = trail.pop()
+                    cut = anchor is not None and i == 0
+                    at = anchor if cut else [x.chunk(2, dim=-1)[0] for x in WS]
+                    *d_rows, d_chunk, d_WS, d_at = chunk_backward(dy[start + i], d_WS, decays.chunk(i), WS, at, kept)
+                    if cut:
                         d_anchor = d_at
                     else:
-                        dW = [a.add_(b) for a, b in zip(dW, d_at, strict=True)]
-                    for into, part in zip(grads, (dq, dk, dv), strict=False):
+                        for both, at_anchor in zip(d_WS, d_at, strict=True):
+                            both[..., : at_anchor.shape[-1]] += at_anchor
+                    for into, part in zip(grads, d_rows, strict=False):
                         into[start + i] = part
-                    for into, part in zip(d_decays, d_now, strict=True):
+                    for into, part in zip(d_decays, d_chunk, strict=True):
                         into[i] = part
                 for into, part in zip(grads[3:], torch.autograd.grad(decays, gates, d_decays), strict=True):
-                    into[start:stop] = part
+                    into[span] = part
         ctx.trail = None
-        return (*grads, None, None, *dW, *dS, *d_anchor)
+        return (*grads, None, *d_WS, *d_anchor)
 
 
-def group_forward(q, k, v, decays, W, S, anchor, keep, y):
-    """Some chunks in a row; writes y in place when given; returns W, S and, with `keep`, a trail for backward."""
+def group_forward(q, k, v, decays, WS, anchor, keep, y):
+    """Some chunks in a row; writes y in place when given; returns WS and, with `keep`, a trail for backward."""
     trail = []
     for i in range(q.shape[0]):
-        now = Decays(*(x[i] for x in decays))
-        at = anchor if anchor is not None and i == 0 else W
-        out, W_next, S_next, kept = chunk_forward(q[i], k[i], v[i], now, W, S, at, hand_on=True)
-        if keep:
-            trail.append((W, S, kept))
+        at = anchor if anchor is not None and i == 0 else [x.chunk(2, dim=-1)[0] for x in WS]
+        WS_next, kept = chunk_forward(q[i], k[i], v[i], decays.chunk(i), WS, at)
         if y is not None:
-            y[i] = out
-        W, S = W_next, S_next
-    return W, S, trail
+            y[i] = kept.Z[-1]
+        if keep:
+            trail.append((WS, kept))
+        WS = WS_next
+    return WS, trail
 
 
-def chunks_per_group(q: Tensor, W: list[Tensor]) -> int:
-    """K: all chunks when their intermediates fit in KEEP_BYTES, else about the square root of what N chunks would need."""
+def chunks_per_group(q: Tensor, WS: list[Tensor]) -> int:
+    """K: how many chunks' intermediates fit in KEEP_BYTES."""
     count, groups, size, _ = q.shape
-    widths = sum(2 * w.shape[-1] + 4 * w.shape[-2] + size for w in W)
-    per_chunk = q.element_size() * groups * (size * (widths + 6 * size) + 2 * sum(w.shape[-1] * w.shape[-2] for w in W))
+    per_token = sum(x.shape[-1] + 4 * x.shape[-2] + size for x in WS) + 6 * size
+    per_chunk = q.element_size() * groups * (size * per_token + sum(x.shape[-1] * x.shape[-2] for x in WS))
     return max(1, min(count, KEEP_BYTES // per_chunk))
 
 
@@ -332,33 +320,26 @@ def chunked_memory(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Arguments and results as in `titans_genomics.ops.neural_memory`."""
     B, T, H, _ = q.shape
-    depth = len(weights)
-    weights, surprise, anchor = ([x.reshape(B * H, *x.shape[2:]) for x in xs] for xs in (weights, surprise, anchor))
+    pairs = [torch.cat([w, s], dim=-1).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)]
+    anchor = [x.flatten(0, 1) for x in anchor]
 
     # what is left of the open chunk, whole chunks, what opens the last chunk
-    sizes = []
     head = min(T, (chunk - offset) % chunk)
-    if head:
-        sizes.append((1, head))
-    if (T - head) // chunk:
-        sizes.append(((T - head) // chunk, chunk))
-    if (T - head) % chunk:
-        sizes.append((1, (T - head) % chunk))
+    whole, tail = divmod(T - head, chunk)
+    spans = [(count, size) for count, size in ((1, head), (whole, chunk), (1, tail)) if count * size]
 
-    spans = [x.split([count * size for count, size in sizes], dim=1) for x in (q, k, v, alpha, eta, theta)]
+    cuts = [count * size for count, size in spans]
+    parts = zip(*(x.split(cuts, dim=1) for x in (q, k, v, alpha, eta, theta)), strict=True)
     outputs = []
-    for (count, size), *parts in zip(sizes, *spans, strict=True):
+    for (count, size), rows in zip(spans, parts, strict=True):
         # (B, N s, H, ...) -> (N, B H, s, ...)
-        rows = [x.unflatten(1, (count, size)).transpose(2, 3).transpose(0, 1).flatten(1, 2).contiguous() for x in parts]
+        rows = [x.unflatten(1, (count, size)).transpose(2, 3).transpose(0, 1).flatten(1, 2).contiguous() for x in rows]
         if offset == 0:
-            anchor = weights
+            anchor = [x.chunk(2, dim=-1)[0] for x in pairs]
         with torch.autocast(q.device.type, enabled=False):
-            y, *state = ChunkedMemory.apply(*rows, depth, offset > 0, *weights, *surprise, *anchor)
-        weights, surprise = state[:depth], state[depth:]
+            y, *pairs = ChunkedMemory.apply(*rows, offset > 0, *pairs, *anchor)
         offset = (offset + count * size) % chunk
         outputs.append(y.unflatten(1, (B, H)).transpose(0, 1).transpose(2, 3).flatten(1, 2))
-        if offset == 0:
-            anchor = weights
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    unflat = [[x.unflatten(0, (B, H)) for x in xs] for xs in (weights, surprise, anchor)]
-    return y, *unflat
+    weights, surprise = zip(*(x.unflatten(0, (B, H)).chunk(2, dim=-1) for x in pairs), strict=True)
+    anchor = list(weights) if offset == 0 else [x.unflatten(0, (B, H)) for x in anchor]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), list(weights), list(surprise), anchor
