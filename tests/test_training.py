@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -135,9 +136,9 @@ def test_a_finished_run_is_not_trained_again(small_config, small_store, tmp_path
     assert (first["best_val_loss"], first["steps"]) == (second["best_val_loss"], second["steps"])
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_path, accumulate):
-    """SIGKILL in the middle, the same command again: bit for bit what an undisturbed run gives, and the same curves."""
+@pytest.mark.parametrize(("accumulate", "blow"), [(3, signal.SIGKILL), (1, signal.SIGTERM)])
+def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_path, accumulate, blow):
+    """Killed in the middle, then the same command again: bit for bit what an undisturbed run gives."""
     changes = {"max_steps": 60, "accumulate": accumulate, "validate_every": 25, "checkpoint_every": 15, "batch_size": 2}
     settings = tmp_path / "config.json"
     settings.write_text(json.dumps(small_settings(small_folder, **changes)))
@@ -152,8 +153,8 @@ def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_
     while not (killed / "last.ckpt").is_file():
         assert process.poll() is None
         time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -9
+    process.send_signal(blow)
+    assert process.wait() == (-9 if blow == signal.SIGKILL else 143)
     assert not (killed / "train.json").exists()
     again = subprocess.run(command(killed), check=True, env=ALONE, capture_output=True, text=True)
     assert "going on from" in again.stderr
@@ -164,7 +165,7 @@ def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_
         [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_of(f)]
         for f in (undisturbed, killed)
     ]
-    assert curves[0] == curves[1]
+    assert curves[0] == curves[1] or blow == signal.SIGTERM  # which leaves a row and a checkpoint where it struck
 
 
 def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small_store, tmp_path):

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
@@ -108,12 +109,12 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
                 num_sanity_val_steps=0,
             )
             trainer.fit(module, ckpt_path=last if step else None)
+        except (SIGTERMException, SystemExit) as stop:  # the latter is what Lightning makes of Ctrl-C
+            if first_process:
+                say(f"stopped at step {module.step}; the same command goes on from {last}, if there is one by now")
+            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from None
         finally:
             recorder.close(failed=module.step < config.train.max_steps)
-        if module.step < config.train.max_steps:
-            raise KeyboardInterrupt(
-                f"training was interrupted at step {module.step}; the same command goes on from {last}"
-            )
     else:
         module.on_load_checkpoint({"titans_genomics": state})
     summary = _summary(config, tokens, module, model)
@@ -171,7 +172,8 @@ class Recorder(L.Callback):
             self.progress.update(self._tokens_per_step, note=f"step {step} of {settings.max_steps}, {bits}")
         final = step == settings.max_steps
         validate = final or step % settings.validate_every == 0
-        save = final or step % settings.checkpoint_every == 0
+        stopping = trainer.received_sigterm and trainer.world_size == 1  # a cluster's notice before it kills
+        save = final or stopping or step % settings.checkpoint_every == 0
         if not (validate or save or step % LOG_EVERY == 0):
             return
         row = self._row(module)

@@ -162,14 +162,14 @@ class NextToken(L.LightningModule):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss = torch.stack(self._losses).mean()
         self._losses.clear()
-        self.loss, self.gradient_norm = self._agree(loss, torch.nn.utils.get_total_norm(gradients))
+        self.loss, self.gradient_norm = self._agree(loss, torch.nn.utils.get_total_norm(gradients).to(loss))
         rate = learning_rate(self.settings, self.step)
         self.step += 1
         if not (math.isfinite(self.loss) and math.isfinite(self.gradient_norm)):
             self._skip(optimizer, rate)
             return
         self.skipped_in_a_row = 0
-        if self.gradient_norm > self.settings.clip:
+        if gradients and self.gradient_norm > self.settings.clip:
             torch._foreach_mul_(gradients, self.settings.clip / self.gradient_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate
