@@ -100,7 +100,12 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
     evaluated, downstream = metrics["evaluate"], metrics["downstream"]
     main = next(iter(evaluated["sources"].values()))
-    references = {"Markov (held out)": evaluated["overall"]["markov"]["bits_per_base"], "uniform": 2.0}
+    references = {"uniform": 2.0}
+    learned = [source["name"] for source in metrics["data"]["sources"] if source["weight"]]
+    if (
+        len(learned) == 1 and learned[0] in evaluated["sources"]
+    ):  # else the curves are of a mixture that no Markov model was fitted on
+        references["Markov (held out)"] = evaluated["sources"][learned[0]]["markov"]["bits_per_base"]
     drawn = {
         "curves": plots.curves(curves, references),
         "optimisation": plots.optimisation(curves),

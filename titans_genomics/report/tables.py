@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 def lead(config: Config, metrics: dict[str, Any]) -> str:
     """The first sentence: what was trained on what."""
     model, trained = config.model, metrics["train"]["titans"]
-    sources = metrics["data"]["sources"]
+    sources = [source for source in metrics["data"]["sources"] if source["weight"]]
     what = " and ".join(dict.fromkeys(s["species"] or s["name"] for s in sources[:3]))
     more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
     return (
