@@ -144,40 +144,39 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
     """
     count = sum(len(entries) for entries in groups.values())
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 7.2, 0.7 + 0.36 * count + 0.25 * len(groups))
-        ax: Axes = axes[0, 0]
-        y, ticks, labels = 0.0, [], []
-        lowest = highest = 2.0
-        for source, entries in groups.items():
-            for label, kind, bits, interval in entries:
-                ax.barh(y, 2 - bits, left=bits, color=COLOURS[kind], height=0.72)
-                ends = interval or (bits, bits)
-                if interval:
-                    ax.plot(interval, [y, y], color=INK, linewidth=1.2)
-                side = -1 if bits <= 2 else 1
-                ax.annotate(
-                    f"{bits:.4f}",
-                    (ends[0] if side < 0 else ends[1], y),
-                    (6 * side, 0),
-                    textcoords="offset points",
-                    ha="right" if side < 0 else "left",
-                    va="center",
-                )
-                ticks.append(y)
-                labels.append(f"{source}: {label}" if len(groups) > 1 else label)
-                lowest, highest = min(lowest, ends[0]), max(highest, ends[1])
-                y += 1
-            y += 0.7
-        ax.set_yticks(ticks, labels)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(axis="y", visible=False)
-        ax.spines["left"].set_visible(False)
-        ax.invert_yaxis()
-        ax.axvline(2, color=INK, linewidth=1)
-        room = 0.16 * max(highest - lowest, 0.01)
-        ax.set_xlim(lowest - room if lowest < 2 else 2, highest + room if highest > 2 else 2)
-        ax.set_xlabel("bits per base; 2 is guessing, the further left the better")
+        figure, axes = _axes(
+            len(groups),
+            1,
+            7.2,
+            0.5 + 0.36 * count + 0.7 * len(groups),
+            height_ratios=[len(entries) + 0.4 for entries in groups.values()],
+        )
+        for ax, (source, entries) in zip(axes[:, 0], groups.items(), strict=True):
+            _hanging_bars(ax, entries)
+            if len(groups) > 1:
+                ax.set_title(source, fontweight="bold")
+        axes[-1, 0].set_xlabel("bits per base; 2 is guessing, the further left the better")
         return svg(figure, "bars", "Held-out bits per base of each model")
+
+
+def _hanging_bars(ax: Axes, entries: list[tuple[str, str, float, tuple[float, float] | None]]) -> None:
+    """Horizontal bars from 2 to the bits of each entry, with intervals and values."""
+    lowest = highest = 2.0
+    for y, (_, kind, bits, interval) in enumerate(entries):
+        ax.barh(y, 2 - bits, left=bits, color=COLOURS[kind], height=0.72)
+        low, high = interval or (bits, bits)
+        ax.plot((low, high), [y, y], color=INK, linewidth=1.2)
+        place, side, align = (low, -6, "right") if bits <= 2 else (high, 6, "left")
+        ax.annotate(f"{bits:.4f}", (place, y), (side, 0), textcoords="offset points", ha=align, va="center")
+        lowest, highest = min(lowest, low), max(highest, high)
+    room = 0.16 * max(highest - lowest, 0.01)
+    ax.set_xlim(lowest - room if lowest < 2 else 2, highest + room if highest > 2 else 2)
+    ax.set_ylim(len(entries) - 0.5, -0.5)
+    ax.set_yticks(range(len(entries)), [label for label, *_ in entries])
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    ax.spines["left"].set_visible(False)
+    ax.axvline(2, color=INK, linewidth=1)
 
 
 def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None) -> str:
