@@ -15,4 +15,4 @@ rule report:
     conda:
         "../../environment.yml"
     shell:
-        "titans-genomics report --config {input.settings} 2>&1 | tee {log}"
+        "titans-genomics report --config {input.settings} 2>&1 | tee -i {log}"

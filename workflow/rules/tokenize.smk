@@ -14,4 +14,4 @@ rule tokenize:
     resources:
         mem_mb=4000,
     shell:
-        "titans-genomics tokenize --config {input.settings} 2>&1 | tee {log}"
+        "titans-genomics tokenize --config {input.settings} 2>&1 | tee -i {log}"
