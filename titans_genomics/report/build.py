@@ -11,7 +11,6 @@ from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
 
 from titans_genomics import __version__
 from titans_genomics.config import Config
@@ -140,7 +139,7 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         downstream=tables.downstream(downstream, config) if downstream else None,
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),
-        plots={name: Markup(svg) if svg else None for name, svg in drawn.items()},
+        plots=drawn,
         version=__version__,
     )
 

@@ -127,7 +127,7 @@ def gates(rows: list[dict[str, float]]) -> str | None:
             for layer in layers:
                 x, y = _column(rows, "step", f"{key}/{layer}")
                 ax.plot(x, y, color=LAYERS[layer % len(LAYERS)], label=f"layer {layer + 1}")
-            ax.set_title(title)
+            ax.set_title(title, pad=14)  # above the exponent of the axis
             ax.set_xlabel("optimiser step")
             ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
         axes[0, 0].legend(ncols=1 + len(layers) // 5)
