@@ -1,6 +1,8 @@
-# make run     the default run: real sequence files to results/default/report.html
-# make test    the test suite, the default run included (about a quarter of an hour on two cores)
-# make lint    style of the code and of the workflow
+# make run        the default run: real sequence files to results/default/report.html
+# make test       the test suite, the default run included (about a quarter of an hour on two cores)
+# make lint       style of the code and of the workflow
+# make bench-ops  speed and memory beside other implementations (about 20 minutes; quick: make bench-ops BENCH=--quick)
+# make bench-gpu  the same on an NVIDIA GPU
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
 # Another config:   make run CONFIG=configs/own_genome.yaml
@@ -10,14 +12,15 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/default.yaml
 TESTS ?=
+BENCH ?=
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run test lint clean
+.PHONY: help setup run test lint bench-ops bench-gpu clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 setup: $(READY)
 
@@ -39,5 +42,20 @@ lint: $(READY)
 	snakefmt --check Snakefile workflow/rules
 	snakemake --configfile $(CONFIG) --lint
 
+# the benchmarks' own environment: the peers never enter .venv
+BENCH_READY := benchmarks/.venv/.ready
+
+$(BENCH_READY): benchmarks/requirements.txt constraints.txt
+	@test -x benchmarks/.venv/bin/pip || "$(PYTHON)" -m venv benchmarks/.venv
+	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements.txt
+	@touch $@
+
+bench-ops: $(BENCH_READY)
+	benchmarks/.venv/bin/python -m benchmarks $(BENCH)
+
+bench-gpu: $(BENCH_READY)
+	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-gpu.txt
+	benchmarks/.venv/bin/python -m benchmarks.gpu $(BENCH)
+
 clean:
-	rm -rf .venv .snakemake .pytest_cache .ruff_cache
+	rm -rf .venv benchmarks/.venv .snakemake .pytest_cache .ruff_cache

@@ -1,0 +1,218 @@
+"""The benchmarks run at tiny size and count what they say they count. Nothing here looks at the clock."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = {"width": 16, "heads": 2}
+TITANS_PYTORCH = importlib.util.find_spec("titans_pytorch") is not None
+
+
+@pytest.fixture(autouse=True)
+def _checkout_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        "our memory", "our memory, chunk 64", "our dual form", "our dual form, L = 1", "our LMM block", "our MAC",
+        "lmm", "mag", "mal", "Transformer block",
+    ],
+)  # fmt: skip
+def test_forward_and_backward_of_our_sides(side):
+    from benchmarks.measure import main
+
+    found = main({"kind": "train", "side": side, "tokens": 70, "seconds": 0.0, **TINY})
+    assert found["finite"]
+    assert found["tokens_per_s"] > 0
+    assert found["forward_tokens_per_s"] > found["tokens_per_s"]
+    assert found["peak_mb"] >= found["baseline_mb"] > 0
+
+
+@pytest.mark.parametrize("side", ["our memory", "lmm", "mac", "mag", "mal"])
+def test_streams_in_pieces(side):
+    from benchmarks.measure import main
+
+    found = main({"kind": "stream", "side": side, "tokens": 150, "piece": 40, **TINY})
+    assert found["finite"]
+
+
+def test_decodes_after_each_length():
+    from benchmarks.measure import main
+
+    found = main({"kind": "decode", "side": "our memory", "after": [50, 150], "count": 3, "piece": 30, **TINY})
+    assert found["finite"]
+    assert list(found["speeds"]) == ["50", "150"]
+
+
+@pytest.mark.skipif(not TITANS_PYTORCH, reason="peers live in the benchmarks' own environment")
+@pytest.mark.parametrize(
+    "side",
+    ["titans-pytorch memory, default", "titans-pytorch memory, chunk by chunk", "titans-pytorch MAC, as shipped"],
+)
+def test_forward_and_backward_of_peers(side):
+    from benchmarks.measure import main
+
+    assert main({"kind": "train", "side": side, "tokens": 256, "seconds": 0.0, "width": 64, "heads": 2})["finite"]
+
+
+def test_every_side_of_the_plan_and_of_the_aims_can_be_built():
+    from benchmarks.plan import AIMS, groups
+    from benchmarks.sides import BUILD
+
+    for quick in (False, True):
+        plan = {group.name: group for group in groups(quick)}
+        assert {side for group in plan.values() for side in group.sides} <= set(BUILD)
+        for aim in AIMS:
+            assert {aim.ours, aim.peer} <= set(plan[aim.group].sides)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("chunk", [8, 32])
+def test_counted_multiply_adds_are_those_of_the_matrix_products(layers, chunk):
+    """Every product of the formula, run through torch's own counter of floating point operations."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.limits import dual_form
+
+    d, h, s = 8, 16, chunk
+    widths = [d, *[h] * (layers - 1), d]
+    W, S = ([torch.randn(1, n, m) for m, n in pairwise(widths)] for _ in range(2))
+    square = torch.randn(1, s, s)
+    with FlopCounterMode(display=False) as counter:
+        a = [torch.randn(1, s, m) for m in widths]
+        for x, w in zip(a, W, strict=False):
+            x @ w.mT  # keys through M
+        for e, w in zip(a[2:], W[1:], strict=True):
+            e @ w  # errors handed down
+        for x, e, w, v in zip(a, a[1:], W, S, strict=False):
+            x @ w.mT, x @ v.mT  # queries through M and S
+            x @ x.mT, square @ e  # within the chunk
+            e.mT @ x, e.mT @ x  # next M and S
+        square @ square  # decays
+    # the counter takes one multiply-add for two operations
+    assert counter.get_total_flops() / 2 / s == sum(dual_form(d, h, layers, chunk).values())
+
+
+def test_triangles_are_less_than_squares():
+    from benchmarks.limits import dual_form_total
+    from benchmarks.sides import Shape
+
+    shape = Shape(**TINY)
+    assert dual_form_total(shape, 64, triangular=True) < dual_form_total(shape, 64)
+    assert dual_form_total(shape, 1, triangular=True) == dual_form_total(shape, 1)
+
+
+def test_a_run_is_kept_resumed_and_printed(tmp_path, monkeypatch):
+    from benchmarks import run as runner
+    from benchmarks.plan import Group
+    from benchmarks.table import render
+
+    train = {"kind": "train", "tokens": 32, "seconds": 0.0, **TINY}
+    plan = [
+        Group("memory, short", ("our memory", "titans-pytorch memory, default"), train, rounds=2, patience=1e9),
+        Group("cost per token, 32", ("our memory",), {**train, "kind": "stream"}, ("default",), 1),
+        Group("cost per token, 64", ("our memory",), {**train, "kind": "stream", "tokens": 64}, ("default",), 1),
+    ]
+    asked = []
+
+    def pretend(spec, allocator, threads):
+        asked.append((spec["side"], allocator))
+        speed = 300.0 if spec["side"] == "our memory" else 100.0
+        return {"tokens_per_s": speed, "peak_mb": 5e4 / speed, "baseline_mb": 100.0, "finite": True}
+
+    monkeypatch.setattr(runner, "measure", pretend)
+    path = tmp_path / "results" / "here.json"
+    lines = []
+    runner.run(plan[:1], path, 2, False, lines.append)
+    one_round = ["our memory", "titans-pytorch memory, default"]
+    assert [side for side, allocator in asked if allocator == "default"] == one_round * 2  # in turn
+    assert len(lines) == len(asked) == 8
+    results = runner.run(plan, path, 2, True, lines.append)
+    assert len(asked) == 10  # only what was missing
+    assert json.loads(path.read_text()) == results
+    tables = render(results)
+    assert "| 3.00x |" in tables
+    assert "1/3.0" in tables
+    assert "Growth at most 1.10: yes" in tables
+
+
+def test_a_failed_measurement_is_said_and_not_repeated(tmp_path, monkeypatch):
+    from benchmarks import run as runner
+    from benchmarks.plan import AIMS, Group
+    from benchmarks.table import render
+
+    def pretend(spec, allocator, threads):
+        if spec["side"] == "our memory":
+            return {"tokens_per_s": 1.0, "peak_mb": 1.0, "baseline_mb": 1.0, "finite": True}
+        return {"error": "killed by signal 9, most likely for want of memory"}
+
+    monkeypatch.setattr(runner, "measure", pretend)
+    group = Group(AIMS[0].group, (AIMS[0].ours, AIMS[0].peer), {"kind": "train", "tokens": 8}, ("default",), 3)
+    results = runner.run([group], tmp_path / "here.json", 1, False, lambda line: None)
+    assert sum("error" in r for r in results["runs"]) == 1
+    assert "killed by signal 9" in render(results)
+
+
+def test_one_measurement_in_a_fresh_process():
+    from benchmarks.run import measure
+
+    spec = {"kind": "train", "side": "our memory", "tokens": 16, "seconds": 0.0, **TINY}
+    assert measure(spec, "kept", 1)["finite"]
+    assert "KeyError" in measure({**spec, "side": "nobody's"}, "default", 1)["error"]
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "benchmarks.gpu needs an NVIDIA GPU that PyTorch can use; none was found here"
+
+
+def test_tables_of_the_gpu_benchmark():
+    from benchmarks.gpu import AIMS, BLOCK_SIDES, MIXER_SIDES, render
+
+    assert {side for aim in AIMS for side in aim[:2]} <= set(MIXER_SIDES) | set(BLOCK_SIDES)
+    speeds = {"LMM, L = 1, fused": 2e6, "Gated DeltaNet": 1e6, "MAG block": 1e6, "Transformer block": 4e6}
+    runs = [{"side": side, "tokens": 8192, "tokens_per_s": speed} for side, speed in speeds.items()]
+    machine = {"versions": {"torch": "2"}, "date": "today"}
+    tables = render({"gpu": "none", "machine": machine, "runs": runs, "chunk": 64, "gmadd_per_s": 4e5})
+    assert "| 2.00x |" in tables
+    assert "0.25x (short)" in tables
+
+
+@pytest.mark.gpu
+def test_our_sides_on_a_gpu():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    from benchmarks.gpu import BLOCK_SIDES, time_step
+
+    for build in BLOCK_SIDES.values():
+        module, forward = build()
+        assert time_step(forward, module.cuda(), 1, 256, 1)["finite"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_name_their_machine_and_can_be_printed(path):
+    results = json.loads(path.read_text())
+    assert results["machine"]["versions"]["torch"]
+    if path.stem.startswith("gpu-"):
+        from benchmarks.gpu import render
+    else:
+        from benchmarks.table import render
+
+        assert results["machine"]["processor"]
+    assert "| tokens" in render(results)
