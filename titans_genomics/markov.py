@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PIECE = 1 << 21
+PIECE = 1 << 18
 """Tokens counted or scored at a time, so that memory does not grow with the genome."""
 
 SMOOTHINGS = np.concatenate([np.geomspace(1e-3, 100, 41), [1e3, 1e4]])
