@@ -17,6 +17,7 @@ Axes: N chunks, G memories (batch x heads), s tokens of a chunk, m inputs and n 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,15 +44,26 @@ class Decays(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the backward pass needs of one chunk, per layer (lists of L)."""
+    """What the backward pass needs of one chunk: lists of L tensors, one per layer, or L - 1, one per activation."""
 
-    K: list[Tensor]  # layer inputs of the keys (G, s, m)
-    z: list[Tensor]  # pre-activations of the keys; the last entry is not used
-    E: list[Tensor]  # errors before the activation's derivative (G, s, n); the last entry is not used
-    D: list[Tensor]  # errors delta (G, s, n)
-    Q: list[Tensor]  # layer inputs of the queries (G, s, m)
-    Z: list[Tensor]  # pre-activations of the queries; the last entry is not used
-    att: list[Tensor]  # q k^T per layer (G, s, s)
+    WS: list[Tensor]  # L, weights and surprise before the chunk (G, n, 2m)
+    K: list[Tensor]  # L, layer inputs of the keys (G, s, m)
+    D: list[Tensor]  # L, errors delta (G, s, n)
+    Q: list[Tensor]  # L, layer inputs of the queries (G, s, m)
+    att: list[Tensor]  # L, q k^T (G, s, s)
+    z: list[Tensor]  # L - 1, pre-activations of the keys (G, s, n)
+    E: list[Tensor]  # L - 1, errors before the activation's derivative (G, s, n)
+    Z: list[Tensor]  # L - 1, pre-activations of the queries (G, s, n)
+
+    def flat(self) -> list[Tensor]:
+        """All tensors in a row."""
+        return [x for part in self for x in part]
+
+    @classmethod
+    def unflat(cls, tensors: list[Tensor], depth: int) -> Kept:
+        """The inverse of `flat`."""
+        ends = [*range(0, 5 * depth + 1, depth), *(5 * depth + i * (depth - 1) for i in (1, 2, 3))]
+        return cls(*(tensors[a:b] for a, b in pairwise(ends)))
 
 
 class DecayProducts(torch.autograd.Function):
@@ -108,11 +120,11 @@ def summed_twice(x: Tensor, scales: Tensor) -> Tensor:
 
 def chunk_forward(
     q: Tensor, k: Tensor, v: Tensor, decays: Decays, WS: list[Tensor], anchor: list[Tensor]
-) -> tuple[list[Tensor], Kept]:
+) -> tuple[Tensor, list[Tensor], Kept]:
     """One chunk. q, k, v (G, s, d); WS: L tensors (G, n, 2m), weights and surprise side by side; anchor: L of (G, n, m).
 
     Gradients are taken at the anchor, which is W except when a stream was cut inside this chunk.
-    Returns the next WS, and what backward needs; the output is the last entry of its Z.
+    Returns y (G, s, d), the next WS, and what backward needs.
     """
     depth = len(WS)
     now, C, following, p = decays
@@ -122,7 +134,7 @@ def chunk_forward(
         if layer < depth - 1:
             K.append(silu(z[-1]))
     D: list[Tensor] = [(z[-1] - v).mul_(2)]
-    E: list[Tensor] = [D[0]]
+    E: list[Tensor] = []
     for layer in range(depth - 2, -1, -1):
         E.insert(0, torch.bmm(D[0], anchor[layer + 1]))
         D.insert(0, silu_backward(E[0], z[layer]))
@@ -140,19 +152,19 @@ def chunk_forward(
         W, S = WS[layer].chunk(2, dim=-1)
         carried = torch.cat([W * a_end + S * b_end, S * p[:, None, None]], dim=-1)
         WS_next.append(carried.baddbmm_(D[layer].mT, scaled_twice(K[layer], following), alpha=-1))
-    return WS_next, Kept(K, z, E, D, Q, Z, att)
+    return Z[-1], WS_next, Kept(WS, K, D, Q, att, z[:-1], E, Z[:-1])
 
 
 def chunk_backward(
-    dy: Tensor, d_next: list[Tensor], decays: Decays, WS: list[Tensor], anchor: list[Tensor], kept: Kept
+    dy: Tensor, d_next: list[Tensor], decays: Decays, anchor: list[Tensor], kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor, Decays, list[Tensor], list[Tensor]]:
     """Derivative of `chunk_forward` for dy (G, s, d) and d_next, L of (G, n, 2m).
 
     Returns the gradients of q, k, v, the decays, WS and the anchor.
     """
-    depth = len(WS)
     now, C, following, p = decays
-    K, z, E, D, Q, Z, att = kept
+    WS, K, D, Q, att, z, E, Z = kept
+    depth = len(WS)
     a_end, b_end = now[:, -1, :1, None], now[:, -1, 1:, None]
     d_now, dC, d_following, dp = (
         torch.zeros_like(now),
@@ -230,7 +242,7 @@ class ChunkedMemory(torch.autograd.Function):
         every = chunks_per_group(q, WS)
         keep_all = learning and every >= q.shape[0]
         y = torch.empty_like(v)
-        borders, trail = [], None
+        borders, trail = [], []
         for start in range(0, q.shape[0], every):
             borders.append(WS)
             span = slice(start, start + every)
@@ -238,36 +250,43 @@ class ChunkedMemory(torch.autograd.Function):
             decays = make_decays(alpha[span], eta[span], theta[span])
             WS, trail = group_forward(q[span], k[span], v[span], decays, WS, at, keep_all, y[span])
         if learning:
-            ctx.save_for_backward(q, k, v, alpha, eta, theta, *state)
-            ctx.anchored, ctx.every, ctx.borders = anchored, every, borders
-            ctx.trail = trail if keep_all else None
+            # everything goes through save_for_backward, so that activation checkpointing can drop it
+            ctx.sizes = depth, len(borders), len(trail)
+            ctx.anchored, ctx.every = anchored, every
+            kept = [x for chunk in trail for x in chunk.flat()]
+            ctx.save_for_backward(q, k, v, alpha, eta, theta, *state, *(x for border in borders for x in border), *kept)
         return (y, *WS)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *d_WS):
-        q, k, v, alpha, eta, theta, *state = ctx.saved_tensors
-        depth = len(state) // 2
+        depth, border_count, chunk_count = ctx.sizes
+        q, k, v, alpha, eta, theta, *rest = ctx.saved_tensors
+        anchors, rest = rest[depth : 2 * depth], rest[2 * depth :]
+        borders = [rest[i * depth : (i + 1) * depth] for i in range(border_count)]
+        rest = rest[border_count * depth :]
+        size = len(rest) // max(chunk_count, 1)
+        kept_trail = [Kept.unflat(rest[i * size : (i + 1) * size], depth) for i in range(chunk_count)]
         d_anchor: list[Tensor | None] = [None] * depth
         grads = [torch.empty_like(x) for x in (q, k, v, alpha, eta, theta)]
         dy = dy.contiguous()
         with torch.autocast(q.device.type, enabled=False):
-            for group in reversed(range(len(ctx.borders))):
+            for group in reversed(range(border_count)):
                 start = group * ctx.every
                 span = slice(start, start + ctx.every)
-                anchor = state[depth:] if ctx.anchored and start == 0 else None
+                anchor = anchors if ctx.anchored and start == 0 else None
                 with torch.enable_grad():
                     gates = [x[span].detach().requires_grad_() for x in (alpha, eta, theta)]
                     decays = make_decays(*gates)
-                trail = ctx.trail
-                if trail is None:
-                    _, trail = group_forward(q[span], k[span], v[span], decays, ctx.borders[group], anchor, True, None)
+                trail = kept_trail
+                if not trail:
+                    _, trail = group_forward(q[span], k[span], v[span], decays, borders[group], anchor, True, None)
                 d_decays = Decays(*(torch.empty_like(x) for x in decays))
                 for i in reversed(range(len(trail))):
-                    WS, kept = trail.pop()
+                    kept = trail.pop()
                     cut = anchor is not None and i == 0
-                    at = anchor if cut else [x.chunk(2, dim=-1)[0] for x in WS]
-                    *d_rows, d_chunk, d_WS, d_at = chunk_backward(dy[start + i], d_WS, decays.chunk(i), WS, at, kept)
+                    at = anchor if cut else [x.chunk(2, dim=-1)[0] for x in kept.WS]
+                    *d_rows, d_chunk, d_WS, d_at = chunk_backward(dy[start + i], d_WS, decays.chunk(i), at, kept)
                     if cut:
                         d_anchor = d_at
                     else:
@@ -279,7 +298,6 @@ class ChunkedMemory(torch.autograd.Function):
                         into[i] = part
                 for into, part in zip(grads[3:], torch.autograd.grad(decays, gates, d_decays), strict=True):
                     into[span] = part
-        ctx.trail = None
         return (*grads, None, *d_WS, *d_anchor)
 
 
@@ -288,12 +306,11 @@ def group_forward(q, k, v, decays, WS, anchor, keep, y):
     trail = []
     for i in range(q.shape[0]):
         at = anchor if anchor is not None and i == 0 else [x.chunk(2, dim=-1)[0] for x in WS]
-        WS_next, kept = chunk_forward(q[i], k[i], v[i], decays.chunk(i), WS, at)
+        out, WS, kept = chunk_forward(q[i], k[i], v[i], decays.chunk(i), WS, at)
         if y is not None:
-            y[i] = kept.Z[-1]
+            y[i] = out
         if keep:
-            trail.append((WS, kept))
-        WS = WS_next
+            trail.append(kept)
     return WS, trail
 
 
