@@ -1,10 +1,12 @@
 """The four variants: any pieces give the whole, no output depends on a later token, rows of a batch are strangers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from pydantic import ValidationError
 
-from titans_genomics.models import Titans, TitansConfig, Transformer, map_tensors
+from titans_genomics.models import Titans, TitansConfig, Transformer, load_state, save_state
 
 VARIANTS = ["lmm", "mac", "mag", "mal"]
 SMALL = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 4, "segment": 8, "window": 6, "persistent": 3}
@@ -113,25 +115,79 @@ def test_switches_do_what_they_say():
 
 
 def test_the_state_does_not_grow():
-    def size(state):
-        total = 0
-
-        def count(x):
-            nonlocal total
-            total += x.numel()
-            return x
-
-        map_tensors(count, state)
-        return total
-
     for variant in VARIANTS:
         model = build(variant)
         state, sizes = None, []
         with torch.no_grad():
             for _ in range(6):
                 _, state = model(tokens(1, 24), state)
-                sizes.append(size(state))
+                sizes.append(sum(leaf.numel() for _, leaf in state.leaves() if isinstance(leaf, torch.Tensor)))
         assert len(set(sizes)) == 1, variant
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+def test_a_saved_state_goes_on_in_another_process(variant, kind, tmp_path):
+    """Saved in the middle of a chunk, segment and window; read back by a fresh model; same logits to the bit."""
+    model, x = build(variant, kind), tokens()
+    with torch.no_grad():
+        _, state = model(x[:, :21])
+        wanted, _ = model(x[:, 21:], state)
+        save_state(state, tmp_path / "state.safetensors")
+        again = build(variant, kind)
+        found, _ = again(x[:, 21:], load_state(again, tmp_path / "state.safetensors"))
+    assert torch.equal(found, wanted)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_a_state_that_does_not_fit_is_named(tmp_path):
+    model = build("mag")
+    with torch.no_grad():
+        save_state(model(tokens())[1], tmp_path / "state")
+    with pytest.raises(FileNotFoundError, match="no such state"):
+        load_state(model, tmp_path / "none")
+    with pytest.raises(ValueError, match=r"another config.*only in one"):
+        load_state(build("lmm"), tmp_path / "state")
+    with pytest.raises(ValueError, match=r"another config: .*weights.0 is"):
+        load_state(build("mag", memory_expansion=3), tmp_path / "state")
+    (tmp_path / "cut").write_bytes((tmp_path / "state").read_bytes()[:-50])
+    with pytest.raises(ValueError, match="cut short"):
+        load_state(model, tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+def test_documents_of_different_lengths_are_read_as_if_alone(variant, kind):
+    """Packed in rows with resets, and padded on the right."""
+    model, x = build(variant, kind), tokens()
+    starts = torch.zeros_like(x, dtype=torch.bool)
+    cuts = [[0, 3, 4, 17, 45], [0, 30, 45]]
+    for row, ends in enumerate(cuts):
+        starts[row, ends[1:-1]] = True
+    logits = model.packed(x, starts)
+    for row, ends in enumerate(cuts):
+        for a, b in pairwise(ends):
+            alone, _ = model(x[row : row + 1, a:b])
+            torch.testing.assert_close(logits[row : row + 1, a:b], alone, atol=1e-12, rtol=0)
+    padded = x.clone()
+    padded[0, 20:] = 5
+    torch.testing.assert_close(model(padded)[0][:1, :20], model(x[:1, :20])[0], atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="starts must be"):
+        model.packed(x, starts[:1])
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+def test_checkpointed_activations_change_nothing(variant, kind):
+    model, x = build(variant, kind).train(), tokens()
+    gradients = []
+    for model.checkpoint_activations in (False, True):
+        model.zero_grad()
+        state, loss = None, 0
+        for part in x.split([20, 25], dim=1):
+            logits, state = model(part, state)
+            loss = loss + logits.square().mean()
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 def test_transformer_has_the_size_of_titans():

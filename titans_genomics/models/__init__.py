@@ -2,6 +2,16 @@
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.memory import NeuralMemory
-from titans_genomics.models.titans import LanguageModel, State, Titans, Transformer, map_tensors
+from titans_genomics.models.state import State, load_state, save_state
+from titans_genomics.models.titans import LanguageModel, Titans, Transformer
 
-__all__ = ["LanguageModel", "NeuralMemory", "State", "Titans", "TitansConfig", "Transformer", "map_tensors"]
+__all__ = [
+    "LanguageModel",
+    "NeuralMemory",
+    "State",
+    "Titans",
+    "TitansConfig",
+    "Transformer",
+    "load_state",
+    "save_state",
+]

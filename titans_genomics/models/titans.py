@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.blocks import LMM, MAC, MAG, MAL, Block, CausalAttention, RMSNorm
 from titans_genomics.models.memory import NeuralMemory
+from titans_genomics.models.state import State, as_documents
 
 MIXERS = {"lmm": LMM, "mac": MAC, "mag": MAG, "mal": MAL}
 
 
-class State(NamedTuple):
-    """Everything a model remembers of the tokens read so far; its size does not depend on how many there were."""
-
-    blocks: list[Any]
-
-    def detach(self) -> State:
-        """The same state without its autograd history, for truncated back-propagation."""
-        return map_tensors(Tensor.detach, self)
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """Apply a function to every tensor of a nested state."""
-    if isinstance(state, Tensor):
-        return function(state)
-    if isinstance(state, tuple):
-        return type(state)(*(map_tensors(function, part) for part in state))
-    if isinstance(state, list):
-        return [map_tensors(function, part) for part in state]
-    return state
-
-
 class LanguageModel(nn.Module):
-    """Embedding, blocks, final norm, head. Causal, and recurrent through its state."""
+    """Embedding, blocks, final norm, head. Causal, and recurrent through its state.
+
+    Attributes
+    ----------
+    checkpoint_activations : bool, default False
+        Training keeps only the input of each block and computes the rest again: less memory, a third more time.
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, config: TitansConfig, mixer: type[nn.Module], hidden: int):
         super().__init__()
@@ -62,7 +48,10 @@ class LanguageModel(nn.Module):
         x = self.embedding(tokens)
         after = []
         for block, before in zip(self.blocks, state.blocks, strict=True):
-            x, now = block(x, before)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x, now = checkpoint(block, x, before, use_reentrant=False)
+            else:
+                x, now = block(x, before)
             after.append(now)
         return self.norm(x), State(after)
 
@@ -88,6 +77,19 @@ class LanguageModel(nn.Module):
         logits = self.head(x)
         return logits if logits.dtype == torch.float64 else logits.float(), state
 
+    def packed(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """Logits (B, T, vocab_size) of rows that hold several documents, each read with a memory of its own.
+
+        tokens (B, T) int64; starts (B, T) bool, True at the first token of every document; the first token of a row
+        always starts one. The result is that of reading each document alone. Cost and memory are those of a batch in which every document
+        is as long as the longest.
+        """
+        if starts.shape != tokens.shape or starts.dtype != torch.bool:
+            raise ValueError(f"starts must be {tuple(tokens.shape)} bool, got {starts.dtype} {tuple(starts.shape)}")
+        padded, place = as_documents(tokens, starts)
+        logits, _ = self(padded)
+        return logits.flatten(0, 1)[place]
+
     def check(self, tokens: Tensor, state: State | None) -> None:
         """Raise ValueError when tokens or state do not fit."""
         if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.shape[1] == 0:
@@ -97,9 +99,8 @@ class LanguageModel(nn.Module):
                 raise ValueError(
                     f"state has {len(state.blocks)} blocks, the model has {len(self.blocks)}: it is another model's"
                 )
-            batch = first_tensor(state).shape[0]
-            if batch != tokens.shape[0]:
-                raise ValueError(f"state is of a batch of {batch}, tokens of {tokens.shape[0]}")
+            if state.batch != tokens.shape[0]:
+                raise ValueError(f"state is of a batch of {state.batch}, tokens of {tokens.shape[0]}")
 
     def statistics(self) -> dict[str, Tensor]:
         """Means of the gates and the like of the last forward pass in training mode: "alpha/0" is alpha of block 0."""
@@ -118,13 +119,6 @@ class LanguageModel(nn.Module):
     def parameter_count(self) -> int:
         """Number of learned parameters."""
         return sum(p.numel() for p in self.parameters())
-
-
-def first_tensor(state: Any) -> Tensor:
-    """The first tensor of a nested state."""
-    while not isinstance(state, Tensor):
-        state = next(part for part in state if isinstance(part, Tensor | tuple | list))
-    return state
 
 
 class Titans(LanguageModel):
