@@ -48,12 +48,11 @@ def run(
 ) -> dict[str, Any]:
     """Measure every group of the plan; results of other groups already in the file stay.
 
-    With `resume`, measurements that the file holds are not repeated.
+    With `resume`, measurements that the file holds are not repeated, those that failed are.
     """
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"runs": []}
     names = {group.name for group in plan}
-    if not resume:
-        results["runs"] = [r for r in results["runs"] if r["group"] not in names]
+    results["runs"] = [r for r in results["runs"] if r["group"] not in names or (resume and "error" not in r)]
     results["machine"] = describe(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     for group in plan:
@@ -102,6 +101,8 @@ def line(record: dict[str, Any]) -> str:
         figure = f"{speed:,.0f} tokens/s, peak {record['peak_mb']:,.0f} MB"
         if not record["finite"]:
             figure += ", NOT FINITE"
+        elif not record.get("finite_gradients", True):
+            figure += ", gradients not finite"
     where = f"{record['group']} | {record['side']} | {record['allocator']} | round {record['round'] + 1}"
     return f"{record['at'][11:]} {where}: {figure} ({record['took_s']:.0f} s)"
 

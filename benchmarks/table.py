@@ -30,10 +30,12 @@ class Figures:
         return (specs[0].get("tokens") or specs[0]["after"][0]) if specs else None
 
     def trouble(self, *where: str) -> str:
-        """Why there is no figure."""
+        """Why there is no figure, or what is wrong with it, in brackets."""
         for r in self.of(*where):
             if "error" in r or not r["finite"]:
-                return r.get("error", "NaN")
+                return f" ({r.get('error', 'NaN')})"
+            if not r.get("finite_gradients", True):
+                return " (its gradients are not finite)"
         return ""
 
 
@@ -75,7 +77,7 @@ def comparisons(figures: Figures) -> str:
                     f"{aim.ours} / {aim.peer}",
                     aim.group.split(",")[0] if aim.group == "decode" else f"{figures.tokens(aim.group):,}",
                     allocator,
-                    f"{number(a)} / {number(b)}" + (f" ({figures.trouble(*peer)})" if b is None else ""),
+                    f"{number(a)}{figures.trouble(*ours)} / {number(b)}{figures.trouble(*peer)}",
                     "-" if ratio is None else f"{ratio:.2f}x",
                     f"{number(m)} / {number(n)}",
                     less,
@@ -114,7 +116,7 @@ def sides(figures: Figures) -> str:
                 r["side"],
                 f"{r['spec']['tokens']:,}",
                 r["allocator"],
-                number(figures.median("tokens_per_s", *where)) + (f" {figures.trouble(*where)}" if not found else ""),
+                number(figures.median("tokens_per_s", *where)) + figures.trouble(*where),
                 spread,
                 number(figures.median("forward_tokens_per_s", *where)),
                 number(figures.median("page_faults_per_token", *where), 1),

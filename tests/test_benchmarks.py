@@ -31,6 +31,7 @@ def test_forward_and_backward_of_our_sides(side):
 
     found = main({"kind": "train", "side": side, "tokens": 70, "seconds": 0.0, **TINY})
     assert found["finite"]
+    assert found["finite_gradients"]
     assert found["tokens_per_s"] > 0
     assert found["forward_tokens_per_s"] > found["tokens_per_s"]
     assert found["peak_mb"] >= found["baseline_mb"] > 0
