@@ -168,11 +168,12 @@ def test_a_killed_run_ends_with_the_same_weights(small_folder, small_store, tmp_
     assert curves[0] == curves[1] or blow == signal.SIGTERM  # which leaves a row and a checkpoint where it struck
 
 
-def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small_store, tmp_path):
+@pytest.mark.parametrize("piece", [None, 24])
+def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small_store, tmp_path, piece):
     results = []
     for name, changes in (("two", {"devices": 2, "strategy": "ddp", "batch_size": 2}), ("one", {"batch_size": 4})):
         settings = tmp_path / f"{name}.json"
-        settings.write_text(json.dumps(small_settings(small_folder, accumulate=2, **changes)))
+        settings.write_text(json.dumps(small_settings(small_folder, accumulate=2, piece=piece, **changes)))
         arguments = ["--config", str(settings), "--store", str(small_store), "--out", str(tmp_path / name)]
         command = [sys.executable, "-m", "titans_genomics.cli", "train", *arguments]
         subprocess.run(command, check=True, env=ALONE, capture_output=True, timeout=120)
@@ -181,6 +182,27 @@ def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small
         assert two["tokens"] == one["tokens"]
         for key in ("loss", "grad_norm", "val_loss"):
             assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-4)
+
+
+@pytest.mark.parametrize("piece", [None, 20, 1000])
+def test_pieces_give_the_gradients_of_cut_history(small_config, piece):
+    """Truncated back-propagation is the whole window with the state detached between pieces; the loss is the same."""
+    settings = small_config.model_dump(mode="json")
+    settings["train"]["piece"] = piece
+    training = NextToken(settings).double()
+    batch = torch.randint(0, 5, (2, 65), generator=torch.Generator().manual_seed(0))
+    loss = training.training_step(batch, 0)
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in training.model.named_parameters()}
+    training.zero_grad()
+    state, total = None, 0
+    for tokens, targets in zip(batch[:, :-1].split(piece or 64, 1), batch[:, 1:].split(piece or 64, 1), strict=True):
+        logits, state = training.model(tokens, state.detach() if state else None)
+        total = total + next_token_nll(logits, targets).sum() / (batch[:, 1:] < 4).sum()
+    total.backward()
+    torch.testing.assert_close(training._losses[0], total.detach(), atol=1e-6, rtol=0)
+    for name, p in training.model.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, atol=1e-6, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------------------- not finite

@@ -125,7 +125,7 @@ class TitansConfig(Section):
     n_heads: int = Field(2, ge=1, description="heads H; D must be a multiple of it")
     memory_layers: int = Field(2, ge=1, le=8, description="layers L of each memory MLP; 1 is the linear memory")
     memory_expansion: float = Field(2.0, gt=0, description="hidden width of the memory in units of the head width (e)")
-    chunk: int = Field(128, ge=1, description="tokens whose inner gradients are taken at the same weights (b)")
+    chunk: int = Field(64, ge=1, description="tokens whose inner gradients are taken at the same weights (b)")
     segment: int = Field(256, ge=1, description="MAC: tokens of a segment (C), a multiple of chunk")
     window: int = Field(
         256, ge=1, description="MAG, MAL: tokens of the sliding attention window (w), the own token included"
@@ -175,6 +175,15 @@ class TrainConfig(Section):
 
     context: int = Field(1024, ge=2, description="window length, tokens")
     batch_size: int = Field(8, ge=1, description="windows per device and step")
+    piece: int | None = Field(
+        None,
+        ge=1,
+        description="read the context in pieces of this many tokens, the memory carried on, gradients cut between them: memory use is that of a piece; null: in one piece",
+    )
+    checkpoint: bool = Field(
+        False,
+        description="keep only the input of each block for the backward pass and compute the rest again: less memory, more time",
+    )
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before an optimiser step")
     max_steps: int = Field(500, ge=1, description="optimiser steps")
     lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
@@ -202,6 +211,14 @@ class TrainConfig(Section):
     )
     transformer: bool = Field(False, description="also train a Transformer of the same size on the same windows")
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> TrainConfig:
+        if self.piece is not None and self.strategy == "fsdp":
+            raise ValueError(
+                "train.piece (truncated back-propagation) does not go with strategy fsdp: use ddp, or train.checkpoint"
+            )
+        return self
 
 
 # ------------------------------------------------------------------------------ evaluate, downstream

@@ -81,6 +81,7 @@ class NextToken(L.LightningModule):
         config = parse_config(settings, "the checkpoint's config")
         self.settings: TrainConfig = config.train
         self.model = build_model(name, model_config(config, name))
+        self.model.checkpoint_activations = config.train.checkpoint
         self.windows: Dataset[Tensor] | None = None
         self.identity: dict[str, Any] = {}
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -112,10 +113,27 @@ class NextToken(L.LightningModule):
         return self.model(tokens_BT)[0]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood per scored base, nats."""
-        targets = batch[:, 1:]
-        loss = next_token_nll(self(batch[:, :-1]), targets).sum() / (targets < BASES).sum().clamp(min=1)
-        self._losses.append(loss.detach())
+        """Mean negative log-likelihood per scored base, nats.
+
+        With ``train.piece`` the windows are read in pieces (truncated back-propagation): the state goes on, its history
+        does not. All pieces but the last are differentiated here, the last by Lightning; their gradients add up.
+        """
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        scored = (targets < BASES).sum().clamp(min=1)
+        pieces = zip(*(x.split(self.settings.piece or x.shape[1], dim=1) for x in (inputs, targets)), strict=True)
+        state, loss, total = None, torch.zeros(()), torch.zeros((), device=batch.device)
+        for number, (tokens, following) in enumerate(pieces):
+            if number:
+                with torch.autocast(batch.device.type, enabled=False):
+                    (loss / self.settings.accumulate).backward()
+                state = state.detach()
+            logits, state = self.model(tokens, state)
+            loss = next_token_nll(logits, following).sum() / scored
+            total += loss.detach()
+        self._losses.append(total)
+        if state is not None and self.settings.piece is not None:
+            # processes share gradients in the last backward pass, so every parameter must take part in it: M_0 would not
+            loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -174,6 +192,10 @@ class NextToken(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rate
         super().optimizer_step(epoch, batch_idx, optimizer, lambda: closure_result)
+        optimizer.zero_grad()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: Lightning asks for it after `training_step`, which may have left gradients of pieces already."""
 
     def _agree(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """Mean loss and gradient norm over all devices: one NaN anywhere makes it NaN everywhere."""
