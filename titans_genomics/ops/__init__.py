@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from titans_genomics.ops.chunked import chunked_memory
 from titans_genomics.ops.convolution import causal_convolution
+from titans_genomics.ops.decode import OwnBuffers, decode_memory
 from titans_genomics.ops.reference import memory_mlp, reference_memory
 
-__all__ = ["MemoryState", "causal_convolution", "memory_mlp", "neural_memory"]
+__all__ = ["MemoryState", "causal_convolution", "memory_mlp", "neural_memory", "picked_backend"]
 
-Backend = Literal["reference", "chunked", "auto"]
+Backend = Literal["reference", "chunked", "fused", "decode", "auto"]
 
 
 class MemoryState(NamedTuple):
@@ -66,7 +67,10 @@ def neural_memory(
     weights : L tensors (B, H, out, in), the memory before the first token: (hidden, d), ..., (d, hidden); (d, d) for L = 1
     surprise : L tensors like weights, the surprise before the first token; None: zeros
     chunk : tokens whose inner gradients are taken at the same weights, at least 1 (1: the online rule)
-    backend : "reference" (the oracle, token by token), "chunked" (matrix products), "auto"
+    backend : "reference" (the oracle, token by token), "chunked" (matrix products, any device), "fused" (Triton kernels
+        for NVIDIA GPUs, 1 or 2 layers, float32), "decode" (token by token without gradients, for a few tokens; it
+        overwrites a state that an earlier "decode" call returned, and no other tensor), "auto" (`picked_backend`;
+        never writes to what it is given)
     anchor, offset : of the `MemoryState` of an earlier call whose last chunk is still open; then this call
         continues that chunk. Without them a chunk starts at the first token.
 
@@ -81,21 +85,83 @@ def neural_memory(
         Naming the argument that does not fit.
     """
     _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset)
+    learning = torch.is_grad_enabled() and any(
+        x.requires_grad for x in (q, k, v, alpha, eta, theta, *weights, *(surprise or ()), *(anchor or ()))
+    )
+    if backend == "auto":
+        picked = picked_backend(q, weights, learning)
+    else:
+        picked = backend
+        _check_backend(backend, q, weights, learning)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     kept = v.dtype
-    q, k, v, alpha, eta, theta = (x.to(dtype) for x in (q, k, v, alpha, eta, theta))
-    weights = [w.to(dtype) for w in weights]
-    surprise = [torch.zeros_like(w) for w in weights] if surprise is None else [s.to(dtype) for s in surprise]
-    anchor = weights if anchor is None else [a.to(dtype) for a in anchor]
-    run = reference_memory if backend == "reference" else chunked_memory
-    y, *state = run(q, k, v, alpha, eta, theta, weights, surprise, anchor, offset, chunk)
+    alpha, eta, theta = (x.to(dtype) for x in (alpha, eta, theta))
+    if picked != "fused":  # its kernels read any floating type
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+    surprise = [torch.zeros_like(w, dtype=dtype) for w in weights] if surprise is None else surprise
+    anchor = list(weights) if anchor is None else anchor
+    weights, surprise, anchor = (_as_state(xs, dtype, backend) for xs in (weights, surprise, anchor))
+    arguments = (q, k, v, alpha, eta, theta, weights, surprise, anchor, offset, chunk)
+    if picked == "fused":
+        from titans_genomics.ops.fused import fused_memory
+
+        y, *state = fused_memory(*arguments)
+    elif picked == "decode":
+        y, *state = decode_memory(*arguments, in_place=backend == "decode")
+    else:
+        run = reference_memory if picked == "reference" else chunked_memory
+        y, *state = run(*arguments)
     return y.to(kept), MemoryState(*state, (offset + q.shape[1]) % chunk)
+
+
+def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = None) -> str:
+    """What ``backend="auto"`` picks: "fused" where its kernels run, "decode" for one token without gradients, else "chunked".
+
+    Parameters
+    ----------
+    q : (B, T, H, d)
+    weights : L tensors (B, H, out, in)
+    learning : whether gradients of anything will be asked for; None: whether autograd is on and q or weights need them
+    """
+    if learning is None:
+        learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, *weights))
+    if q.shape[1] == 1 and not learning:
+        return "decode"
+    if q.is_cuda and _why_not_fused(q, weights) is None:
+        return "fused"
+    return "chunked"
+
+
+def _why_not_fused(q: Tensor, weights: list[Tensor]) -> str | None:
+    """Why backend "fused" does not take these tensors; None: it does."""
+    try:
+        from titans_genomics.ops.fused import why_not
+    except ImportError as error:
+        return str(error)
+    return why_not(q, weights)
+
+
+def _check_backend(backend: Backend, q: Tensor, weights: list[Tensor], learning: bool) -> None:
+    """Raise ValueError when the backend that was asked for cannot do it."""
+    if backend == "decode" and learning:
+        raise ValueError("backend must not be 'decode' where gradients are wanted: call it under torch.no_grad()")
+    if backend == "fused" and (reason := _why_not_fused(q, weights)):
+        raise ValueError(f"backend must not be 'fused' here: {reason}")
+
+
+def _as_state(tensors: list[Tensor], dtype: torch.dtype, backend: Backend) -> list[Tensor]:
+    """The tensors in dtype; buffers that a later "decode" call will overwrite are copied for all other backends."""
+    if isinstance(tensors, OwnBuffers):
+        if backend == "decode" and tensors[0].dtype == dtype:
+            return tensors
+        tensors = [x.clone() for x in tensors]
+    return [x.to(dtype) for x in tensors]
 
 
 def _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset) -> None:
     """Raise ValueError naming the argument that does not fit."""
-    if backend not in ("reference", "chunked", "auto"):
-        raise ValueError(f"backend must be 'reference', 'chunked' or 'auto', got {backend!r}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
     if q.dim() != 4 or q.shape[1] == 0 or not q.is_floating_point():
         raise ValueError(f"q must be a floating tensor (B, T, H, d) with T > 0, got {q.dtype} {tuple(q.shape)}")
     B, T, H, d = q.shape

@@ -105,10 +105,43 @@ def silu_second(z):
 
 
 @triton.jit
-def matrix(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Offsets and mask of a stored (rows, columns) matrix, padded to (ROWS, COLUMNS)."""
+def load(ptr, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A stored (rows, columns) matrix, padded with zeros to (ROWS, COLUMNS)."""
     i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    return i * columns + j, (i < rows) & (j < columns)
+    if rows == ROWS and columns == COLUMNS:  # without masks, which would take registers
+        x = tl.load(ptr + i * columns + j)
+    else:
+        x = tl.load(ptr + i * columns + j, (i < rows) & (j < columns), 0.0)
+    return x
+
+
+@triton.jit
+def store(ptr, x, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The reverse of `load`."""
+    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    if rows == ROWS and columns == COLUMNS:
+        tl.store(ptr + i * columns + j, x)
+    else:
+        tl.store(ptr + i * columns + j, x, (i < rows) & (j < columns))
+
+
+@triton.jit
+def load_tokens(ptr, stride, left, FULL: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_: tl.constexpr):
+    """The rows of a tile, float32, zeros beyond `left` tokens (unless FULL) and beyond D."""
+    s, j = tl.arange(0, TILE)[:, None], tl.arange(0, D_)[None, :]
+    whole: tl.constexpr = FULL and D == D_
+    x = tl.load(ptr + s * stride + j) if whole else tl.load(ptr + s * stride + j, (s < left) & (j < D), 0.0)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def store_tokens(ptr, x, stride, left, FULL: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_: tl.constexpr):
+    """The reverse of `load_tokens`."""
+    s, j = tl.arange(0, TILE)[:, None], tl.arange(0, D_)[None, :]
+    if FULL and D == D_:
+        tl.store(ptr + s * stride + j, x.to(ptr.dtype.element_ty))
+    else:
+        tl.store(ptr + s * stride + j, x.to(ptr.dtype.element_ty), (s < left) & (j < D))
 
 
 @triton.jit
@@ -172,47 +205,44 @@ def forward_kernel(
     state_ptr, end_ptr,  # (G, 2 L, size)
     anchor_ptr,  # (G, L, size), the weights of the open chunk, used when a chunk is several tiles
     trail_ptr,  # (tiles, G, 2 L, size), the state at the start of each tile, with KEEP
-    first, count, chunk, T, H, d, hidden,  # tiles first .. first + count - 1
-    DEPTH: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr, TILE: tl.constexpr, PER_CHUNK: tl.constexpr,
+    first, count, chunk, T, H,  # tiles first .. first + count - 1
+    DEPTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr,
+    TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
     KEEP: tl.constexpr, OUTPUT: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     g, G = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    size = d * hidden
-    low, low_mask = matrix(hidden, d, M_, D_)  # W1, S1
-    high, high_mask = matrix(d, hidden, D_, M_)  # W2, S2
-    s, j = tl.arange(0, TILE), tl.arange(0, D_)
+    size: tl.constexpr = D * M
+    s = tl.arange(0, TILE)
+    stride = H * D
     square = s[:, None] * TILE + s[None, :]
     state_ptr += g * 2 * DEPTH * size
     end_ptr += g * 2 * DEPTH * size
     anchor_ptr += g * DEPTH * size
-    W1 = tl.load(state_ptr + low, low_mask, 0.0)
-    S1 = tl.load(state_ptr + DEPTH * size + low, low_mask, 0.0)
+    W1 = load(state_ptr, M, D, M_, D_)
+    S1 = load(state_ptr + DEPTH * size, M, D, M_, D_)
     if DEPTH == 2:
-        W2 = tl.load(state_ptr + size + high, high_mask, 0.0)
-        S2 = tl.load(state_ptr + 3 * size + high, high_mask, 0.0)
+        W2 = load(state_ptr + size, D, M, D_, M_)
+        S2 = load(state_ptr + 3 * size, D, M, D_, M_)
 
     for i in range(first, first + count):
         part = i % PER_CHUNK
         if KEEP:
             slot = trail_ptr + ((i - first) * G + g) * 2 * DEPTH * size
-            tl.store(slot + low, W1, low_mask)
-            tl.store(slot + DEPTH * size + low, S1, low_mask)
+            store(slot, W1, M, D, M_, D_)
+            store(slot + DEPTH * size, S1, M, D, M_, D_)
             if DEPTH == 2:
-                tl.store(slot + size + high, W2, high_mask)
-                tl.store(slot + 3 * size + high, S2, high_mask)
-        if PER_CHUNK > 1:
-            if part == 0:
-                tl.store(anchor_ptr + low, W1, low_mask)
-                if DEPTH == 2:
-                    tl.store(anchor_ptr + size + high, W2, high_mask)
-                tl.debug_barrier()  # another thread of the block may read what this one wrote
+                store(slot + size, W2, D, M, D_, M_)
+                store(slot + 3 * size, S2, D, M, D_, M_)
+        if PER_CHUNK > 1 and part == 0:
+            store(anchor_ptr, W1, M, D, M_, D_)
+            if DEPTH == 2:
+                store(anchor_ptr + size, W2, D, M, D_, M_)
+            tl.debug_barrier()  # another thread of the block may read what this one wrote
 
-        token = (i // PER_CHUNK) * chunk + part * TILE + s
-        left = tl.minimum(chunk - part * TILE, TILE)
-        at = ((g // H * T + token[:, None]) * H + g % H) * d + j[None, :]
-        mask = (s[:, None] < left) & (j[None, :] < d)
-        K = tl.load(k_ptr + at, mask, 0.0).to(tl.float32)
-        v = tl.load(v_ptr + at, mask, 0.0).to(tl.float32)
+        left = TILE if FULL else tl.minimum(chunk - part * TILE, TILE)
+        at = ((g // H * T + (i // PER_CHUNK) * chunk + part * TILE) * H + g % H) * D
+        K = load_tokens(k_ptr + at, stride, left, FULL, TILE, D, D_)
+        v = load_tokens(v_ptr + at, stride, left, FULL, TILE, D, D_)
         gate = (i * G + g) * TILE
         c = tl.load(C_ptr + (gate + left - 1) * TILE + s)
         r = tl.load(r_ptr + gate + s)
@@ -221,12 +251,12 @@ def forward_kernel(
         # keys and their errors, at the weights of the chunk's start
         at_W1 = W1
         if PER_CHUNK > 1:
-            at_W1 = tl.load(anchor_ptr + low, low_mask, 0.0)
+            at_W1 = load(anchor_ptr, M, D, M_, D_)
         z1 = dot(K, tl.trans(at_W1), DOT, PRECISION)
         if DEPTH == 2:
             at_W2 = W2
             if PER_CHUNK > 1:
-                at_W2 = tl.load(anchor_ptr + size + high, high_mask, 0.0)
+                at_W2 = load(anchor_ptr + size, D, M, D_, M_)
             K1 = z1 * tl.sigmoid(z1)
             D2 = 2 * (dot(K1, tl.trans(at_W2), DOT, PRECISION) - v)
             D1 = silu_backward(dot(D2, at_W2, DOT, PRECISION), z1)
@@ -236,11 +266,11 @@ def forward_kernel(
         if OUTPUT:
             A, B = tl.load(A_ptr + gate + s), tl.load(B_ptr + gate + s)
             C = tl.load(C_ptr + gate * TILE + square)
-            Q = tl.load(q_ptr + at, mask, 0.0).to(tl.float32)
+            Q = load_tokens(q_ptr + at, stride, left, FULL, TILE, D, D_)
             Z, _ = read(Q, W1, S1, K, D1, A, B, C, DOT, PRECISION)
             if DEPTH == 2:
                 Z, _ = read(Z * tl.sigmoid(Z), W2, S2, K1, D2, A, B, C, DOT, PRECISION)
-            tl.store(y_ptr + at, Z.to(y_ptr.dtype.element_ty), mask)
+            store_tokens(y_ptr + at, Z, stride, left, FULL, TILE, D, D_)
 
         W1, S1 = hand_on(W1, S1, K, D1, a, b, c, r, p, DOT, PRECISION)
         if DEPTH == 2:
@@ -248,11 +278,11 @@ def forward_kernel(
         if PER_CHUNK > 1:
             tl.debug_barrier()  # all have read the weights of this chunk's start
 
-    tl.store(end_ptr + low, W1, low_mask)
-    tl.store(end_ptr + DEPTH * size + low, S1, low_mask)
+    store(end_ptr, W1, M, D, M_, D_)
+    store(end_ptr + DEPTH * size, S1, M, D, M_, D_)
     if DEPTH == 2:
-        tl.store(end_ptr + size + high, W2, high_mask)
-        tl.store(end_ptr + 3 * size + high, S2, high_mask)
+        store(end_ptr + size, W2, D, M, D_, M_)
+        store(end_ptr + 3 * size, S2, D, M, D_, M_)
 
 
 @triton.jit
@@ -263,37 +293,35 @@ def backward_kernel(
     d_state_ptr,  # (G, 2 L, size), in place: gradient of the state after the last tile, then before the first
     d_anchor_ptr,  # (G, L, size), scratch, used when a chunk is several tiles
     trail_ptr,  # (tiles, G, 2 L, size), the state at the start of each tile
-    first, count, chunk, T, H, d, hidden,
-    DEPTH: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr, TILE: tl.constexpr, PER_CHUNK: tl.constexpr,
+    first, count, chunk, T, H,
+    DEPTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr,
+    TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     g, G = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    size = d * hidden
-    low, low_mask = matrix(hidden, d, M_, D_)
-    high, high_mask = matrix(d, hidden, D_, M_)
-    s, j = tl.arange(0, TILE), tl.arange(0, D_)
+    size: tl.constexpr = D * M
+    s = tl.arange(0, TILE)
+    stride = H * D
     square = s[:, None] * TILE + s[None, :]
     d_state_ptr += g * 2 * DEPTH * size
     d_anchor_ptr += g * DEPTH * size
-    dW1 = tl.load(d_state_ptr + low, low_mask, 0.0)
-    dS1 = tl.load(d_state_ptr + DEPTH * size + low, low_mask, 0.0)
+    dW1 = load(d_state_ptr, M, D, M_, D_)
+    dS1 = load(d_state_ptr + DEPTH * size, M, D, M_, D_)
     if DEPTH == 2:
-        dW2 = tl.load(d_state_ptr + size + high, high_mask, 0.0)
-        dS2 = tl.load(d_state_ptr + 3 * size + high, high_mask, 0.0)
+        dW2 = load(d_state_ptr + size, D, M, D_, M_)
+        dS2 = load(d_state_ptr + 3 * size, D, M, D_, M_)
 
     for step in range(count):
         i = first + count - 1 - step
         part = i % PER_CHUNK
         slot = trail_ptr + ((i - first) * G + g) * 2 * DEPTH * size
         at_slot = trail_ptr + ((i - part - first) * G + g) * 2 * DEPTH * size  # the start of the chunk
-        token = (i // PER_CHUNK) * chunk + part * TILE + s
-        left = tl.minimum(chunk - part * TILE, TILE)
-        at = ((g // H * T + token[:, None]) * H + g % H) * d + j[None, :]
-        mask = (s[:, None] < left) & (j[None, :] < d)
-        K = tl.load(k_ptr + at, mask, 0.0).to(tl.float32)
-        Q = tl.load(q_ptr + at, mask, 0.0).to(tl.float32)
-        v = tl.load(v_ptr + at, mask, 0.0).to(tl.float32)
-        dZ = tl.load(dy_ptr + at, mask, 0.0).to(tl.float32)
+        left = TILE if FULL else tl.minimum(chunk - part * TILE, TILE)
+        at = ((g // H * T + (i // PER_CHUNK) * chunk + part * TILE) * H + g % H) * D
+        K = load_tokens(k_ptr + at, stride, left, FULL, TILE, D, D_)
+        Q = load_tokens(q_ptr + at, stride, left, FULL, TILE, D, D_)
+        v = load_tokens(v_ptr + at, stride, left, FULL, TILE, D, D_)
+        dZ = load_tokens(dy_ptr + at, stride, left, FULL, TILE, D, D_)
         gate = (i * G + g) * TILE
         A, B, r = tl.load(A_ptr + gate + s), tl.load(B_ptr + gate + s), tl.load(r_ptr + gate + s)
         C = tl.load(C_ptr + gate * TILE + square)
@@ -301,18 +329,18 @@ def backward_kernel(
         a, b, p = tl.load(A_ptr + gate + left - 1), tl.load(B_ptr + gate + left - 1), tl.load(p_ptr + i * G + g)
 
         # the forward pass again
-        at_W1 = tl.load(at_slot + low, low_mask, 0.0)
+        at_W1 = load(at_slot, M, D, M_, D_)
         z1 = dot(K, tl.trans(at_W1), DOT, PRECISION)
         if DEPTH == 2:
-            at_W2 = tl.load(at_slot + size + high, high_mask, 0.0)
+            at_W2 = load(at_slot + size, D, M, D_, M_)
             K1 = z1 * tl.sigmoid(z1)
             D2 = 2 * (dot(K1, tl.trans(at_W2), DOT, PRECISION) - v)
             E1 = dot(D2, at_W2, DOT, PRECISION)
             D1 = silu_backward(E1, z1)
         else:
             D1 = 2 * (z1 - v)
-        W1 = tl.load(slot + low, low_mask, 0.0)
-        S1 = tl.load(slot + DEPTH * size + low, low_mask, 0.0)
+        W1 = load(slot, M, D, M_, D_)
+        S1 = load(slot + DEPTH * size, M, D, M_, D_)
         Z1, attention1 = read(Q, W1, S1, K, D1, A, B, C, DOT, PRECISION)
 
         dA, dB = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
@@ -322,8 +350,8 @@ def backward_kernel(
 
         # upper layer: hand-over, then the query pass
         if DEPTH == 2:
-            W2 = tl.load(slot + size + high, high_mask, 0.0)
-            S2 = tl.load(slot + 3 * size + high, high_mask, 0.0)
+            W2 = load(slot + size, D, M, D_, M_)
+            S2 = load(slot + 3 * size, D, M, D_, M_)
             dW2, dS2, dK1, dD2, da, db, dc, dr, dp = hand_on_backward(
                 dW2, dS2, W2, S2, K1, D2, a, b, c, r, p, DOT, PRECISION
             )
@@ -340,7 +368,7 @@ def backward_kernel(
         dQ, dW1, dS1, dK, dD1, dA, dB, dC = read_backward(
             dZ, Q, W1, S1, K, D1, attention1, A, B, C, dW1, dS1, dK, dD1, dA, dB, dC, DOT, PRECISION
         )
-        tl.store(dq_ptr + at, dQ.to(dq_ptr.dtype.element_ty), mask)
+        store_tokens(dq_ptr + at, dQ, stride, left, FULL, TILE, D, D_)
         end = s == left - 1
         tl.store(dA_ptr + gate + s, tl.where(end, dA + da + da1, dA))
         tl.store(dB_ptr + gate + s, tl.where(end, dB + db + db1, dB))
@@ -353,38 +381,39 @@ def backward_kernel(
             dE1 = silu_backward(dD1, z1)
             dz1 = dD1 * E1 * silu_second(z1)
             dz2 = 2 * dot_add(dD2, dE1, tl.trans(at_W2), DOT, PRECISION)
-            tl.store(dv_ptr + at, (-dz2).to(dv_ptr.dtype.element_ty), mask)
+            store_tokens(dv_ptr + at, -dz2, stride, left, FULL, TILE, D, D_)
             dK1 = dot_add(dK1, dz2, at_W2, DOT, PRECISION)
             dz1 += silu_backward(dK1, z1)
             if PER_CHUNK == 1:
                 dW2 = dot_add(dW2, tl.trans(D2), dE1, DOT, PRECISION)
                 dW2 = dot_add(dW2, tl.trans(dz2), K1, DOT, PRECISION)
             else:
-                part_mask = high_mask & (part < PER_CHUNK - 1)
-                d_at_W2 = tl.load(d_anchor_ptr + size + high, part_mask, 0.0)
+                d_at_W2 = load(d_anchor_ptr + size, D, M, D_, M_)
+                d_at_W2 = tl.where(part < PER_CHUNK - 1, d_at_W2, 0.0)
                 d_at_W2 = dot_add(d_at_W2, tl.trans(D2), dE1, DOT, PRECISION)
                 d_at_W2 = dot_add(d_at_W2, tl.trans(dz2), K1, DOT, PRECISION)
                 dW2 += tl.where(part == 0, d_at_W2, 0.0)
-                tl.store(d_anchor_ptr + size + high, d_at_W2, high_mask)
+                store(d_anchor_ptr + size, d_at_W2, D, M, D_, M_)
         else:
             dz1 = 2 * dD1
-            tl.store(dv_ptr + at, (-dz1).to(dv_ptr.dtype.element_ty), mask)
+            store_tokens(dv_ptr + at, -dz1, stride, left, FULL, TILE, D, D_)
         dK = dot_add(dK, dz1, at_W1, DOT, PRECISION)
-        tl.store(dk_ptr + at, dK.to(dk_ptr.dtype.element_ty), mask)
+        store_tokens(dk_ptr + at, dK, stride, left, FULL, TILE, D, D_)
         if PER_CHUNK == 1:
             dW1 = dot_add(dW1, tl.trans(dz1), K, DOT, PRECISION)
         else:
-            d_at_W1 = tl.load(d_anchor_ptr + low, low_mask & (part < PER_CHUNK - 1), 0.0)
+            d_at_W1 = load(d_anchor_ptr, M, D, M_, D_)
+            d_at_W1 = tl.where(part < PER_CHUNK - 1, d_at_W1, 0.0)
             d_at_W1 = dot_add(d_at_W1, tl.trans(dz1), K, DOT, PRECISION)
             dW1 += tl.where(part == 0, d_at_W1, 0.0)
-            tl.store(d_anchor_ptr + low, d_at_W1, low_mask)
+            store(d_anchor_ptr, d_at_W1, M, D, M_, D_)
             tl.debug_barrier()  # the next tile reads what this one wrote
 
-    tl.store(d_state_ptr + low, dW1, low_mask)
-    tl.store(d_state_ptr + DEPTH * size + low, dS1, low_mask)
+    store(d_state_ptr, dW1, M, D, M_, D_)
+    store(d_state_ptr + DEPTH * size, dS1, M, D, M_, D_)
     if DEPTH == 2:
-        tl.store(d_state_ptr + size + high, dW2, high_mask)
-        tl.store(d_state_ptr + 3 * size + high, dS2, high_mask)
+        store(d_state_ptr + size, dW2, D, M, D_, M_)
+        store(d_state_ptr + 3 * size, dS2, D, M, D_, M_)
 
 
 # --------------------------------------------------------------------------------------------------------- host code
@@ -411,10 +440,13 @@ class Shape(NamedTuple):
         exact = torch.get_float32_matmul_precision() == "highest"
         return {
             "DEPTH": self.depth,
+            "D": self.d,
+            "M": self.hidden,
             "D_": padded(self.d),
             "M_": padded(self.hidden),
             "TILE": self.tile,
             "PER_CHUNK": self.per_chunk,
+            "FULL": self.chunk % self.tile == 0,
             "DOT": tl.bfloat16 if bfloat16 else tl.float32,
             "PRECISION": "tf32x3" if exact else "tf32",
         }
@@ -459,8 +491,8 @@ class FusedMemory(torch.autograd.Function):
                 _, trail = launch_forward((q, k, v, None), decays, borders[group], shape, start, chunks, True)
             backward_kernel[(d_state.shape[0],)](
                 q, k, v, dy, *d_inputs, *decays, *d_decays, d_state, d_anchor, trail,
-                start * shape.per_chunk, chunks * shape.per_chunk, shape.chunk, q.shape[1], q.shape[2], shape.d,
-                shape.hidden, **shape.constants(bfloat16_dots(q, k, v)), num_warps=shape.warps_backward, num_stages=1,
+                start * shape.per_chunk, chunks * shape.per_chunk, shape.chunk, q.shape[1], q.shape[2],
+                **shape.constants(bfloat16_dots(q, k, v)), num_warps=shape.warps_backward, num_stages=1,
             )  # fmt: skip
         ctx.trail = None
         return (*d_inputs, *d_decays, d_state, None)
@@ -475,7 +507,7 @@ def launch_forward(tokens, decays, state, shape, start, chunks, keep):
     anchor = torch.empty_like(state[:, : shape.depth]) if shape.per_chunk > 1 else None
     forward_kernel[(state.shape[0],)](
         q, k, v, y, *decays, state, end, end if anchor is None else anchor, end if trail is None else trail,
-        start * shape.per_chunk, tiles, shape.chunk, q.shape[1], q.shape[2], shape.d, shape.hidden,
+        start * shape.per_chunk, tiles, shape.chunk, q.shape[1], q.shape[2],
         KEEP=keep, OUTPUT=y is not None, **shape.constants(bfloat16_dots(q, k, v)), num_warps=shape.warps, num_stages=1,
     )  # fmt: skip
     return end, trail
