@@ -1,6 +1,6 @@
 """`python -m benchmarks`: run the plan and print its tables.
 
-python -m benchmarks                        everything, about 20 minutes on two cores
+python -m benchmarks                        everything, about 25 minutes on two cores
 python -m benchmarks --quick                small sizes, about 3 minutes
 python -m benchmarks --only MAC,decode      groups whose names begin so
 python -m benchmarks --resume               go on with a run that was stopped

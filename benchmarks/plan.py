@@ -40,7 +40,7 @@ class Group(NamedTuple):
     sides: tuple[str, ...]
     spec: dict[str, Any]  # kind, tokens, ...
     allocators: tuple[str, ...] = ("default", "kept")
-    rounds: int = 3
+    rounds: int = 2
     patience: float = 45.0
 
 
@@ -60,8 +60,8 @@ def groups(quick: bool) -> list[Group]:
     short, long, far, stream = at(SHORT), at(LONG), at(FAR), at(STREAM)
     # quick: one round; slow peers at the long length would take most of the time
     few = {"rounds": 1, "allocators": ("default",)} if quick else {}
-    wait = {"patience": 20.0, **few} if quick else {"patience": 30.0}
-    train = {"kind": "train", "seconds": 2.0 if quick else 4.0}
+    wait = {"patience": 20.0, **few}
+    train = {"kind": "train", "seconds": 2.0 if quick else 3.0}
     reads = [4_096 * 4**i for i in range(10) if 4_096 * 4**i <= far]
     return [
         Group("rates", (), {"kind": "rates"}, rounds=1 if quick else 2, allocators=("default",)),
@@ -81,7 +81,7 @@ def groups(quick: bool) -> list[Group]:
             ("our memory", "titans-pytorch memory, default", "titans-unofficial memory"),
             {"kind": "decode", "after": [short], "count": 256},
             ("default",),
-            1 if quick else 3,
+            1 if quick else 2,
         ),
         Group("memory, long", MEMORY, {**train, "tokens": long}, **wait),
         Group("MAC, long", MAC, {**train, "tokens": long}, **wait),

@@ -66,7 +66,8 @@ def comparisons(figures: Figures) -> str:
                 "report" if aim.speed is None else f"{aim.speed:g}x" + (f", 1/{aim.memory:g}" if aim.memory else "")
             )
             met = "-"
-            if ratio is not None and aim.speed is not None:
+            sized = figures.tokens(aim.group) in (plan.SHORT, plan.LONG)
+            if ratio is not None and aim.speed is not None and sized:
                 enough = aim.memory is None or (memory is not None and memory >= aim.memory)
                 met = "yes" if ratio >= aim.speed and enough else "no"
             less = "-"
