@@ -46,11 +46,11 @@ KEEP_BYTES = 2 << 30  # of tile states that one call may keep for its backward p
 
 
 class Plan(NamedTuple):
-    """How a shape runs: tokens of a tile and warps, forward and backward."""
+    """How a shape runs: most tokens of a tile, most hidden units worked on at once, warps of a program."""
 
     tile: int
+    block: int
     warps: int
-    warps_backward: int
 
 
 def plan(depth: int, d: int, hidden: int) -> Plan | None:
@@ -67,7 +67,7 @@ def plan(depth: int, d: int, hidden: int) -> Plan | None:
     size = d * hidden
     if d > 128 or size > 128 * 128:
         return None
-    return Plan(tile=32 if size <= 64 * 128 else 16, warps=8, warps_backward=8)
+    return Plan(tile=64, block=32, warps=4)
 
 
 def padded(width: int) -> int:
@@ -79,15 +79,15 @@ def padded(width: int) -> int:
 
 
 @triton.jit
-def dot(a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    """a @ b with operands of type DOT, float32 sum."""
-    return tl.dot(a.to(DOT), b.to(DOT), input_precision=PRECISION)
+def dot(a, b, ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """a @ b, operands rounded to ROUND and multiplied as DOT, float32 sum."""
+    return tl.dot(a.to(ROUND).to(DOT), b.to(ROUND).to(DOT), input_precision=PRECISION)
 
 
 @triton.jit
-def dot_add(total, a, b, DOT: tl.constexpr, PRECISION: tl.constexpr):
+def dot_add(total, a, b, ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """total + a @ b."""
-    return tl.dot(a.to(DOT), b.to(DOT), acc=total, input_precision=PRECISION)
+    return tl.dot(a.to(ROUND).to(DOT), b.to(ROUND).to(DOT), acc=total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -105,315 +105,417 @@ def silu_second(z):
 
 
 @triton.jit
-def load(ptr, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A stored (rows, columns) matrix, padded with zeros to (ROWS, COLUMNS)."""
-    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    if rows == ROWS and columns == COLUMNS:  # without masks, which would take registers
-        x = tl.load(ptr + i * columns + j)
-    else:
-        x = tl.load(ptr + i * columns + j, (i < rows) & (j < columns), 0.0)
-    return x
-
-
-@triton.jit
-def store(ptr, x, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The reverse of `load`."""
-    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    if rows == ROWS and columns == COLUMNS:
-        tl.store(ptr + i * columns + j, x)
-    else:
-        tl.store(ptr + i * columns + j, x, (i < rows) & (j < columns))
-
-
-@triton.jit
-def load_tokens(ptr, stride, left, FULL: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_: tl.constexpr):
-    """The rows of a tile, float32, zeros beyond `left` tokens (unless FULL) and beyond D."""
-    s, j = tl.arange(0, TILE)[:, None], tl.arange(0, D_)[None, :]
-    whole: tl.constexpr = FULL and D == D_
-    x = tl.load(ptr + s * stride + j) if whole else tl.load(ptr + s * stride + j, (s < left) & (j < D), 0.0)
+def load(ptr, row, column, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """The block (ROWS, COLUMNS) at (row, column) of a (rows, columns) matrix, float32, zeros outside; WHOLE: all inside."""
+    i, j = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
+    at = ptr + i * stride + j
+    x = tl.load(at) if WHOLE else tl.load(at, (i < rows) & (j < columns), 0.0)  # masks would take registers
     return x.to(tl.float32)
 
 
 @triton.jit
-def store_tokens(ptr, x, stride, left, FULL: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr, D_: tl.constexpr):
-    """The reverse of `load_tokens`."""
-    s, j = tl.arange(0, TILE)[:, None], tl.arange(0, D_)[None, :]
-    if FULL and D == D_:
-        tl.store(ptr + s * stride + j, x.to(ptr.dtype.element_ty))
+def store(ptr, x, row, column, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """The reverse of `load`."""
+    i, j = row + tl.arange(0, ROWS)[:, None], column + tl.arange(0, COLUMNS)[None, :]
+    at = ptr + i * stride + j
+    if WHOLE:
+        tl.store(at, x.to(ptr.dtype.element_ty))
     else:
-        tl.store(ptr + s * stride + j, x.to(ptr.dtype.element_ty), (s < left) & (j < D))
+        tl.store(at, x.to(ptr.dtype.element_ty), (i < rows) & (j < columns))
 
 
 @triton.jit
-def read(Q, W, S, K, D, A, B, C, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    """A layer of the query pass: Z = A (Q W^T) + B (Q S^T) - ((Q K^T) * C) D."""
-    Z = dot(Q * A[:, None], tl.trans(W), DOT, PRECISION)
-    Z = dot_add(Z, Q * B[:, None], tl.trans(S), DOT, PRECISION)
-    attention = dot(Q, tl.trans(K), DOT, PRECISION)
-    return dot_add(Z, -attention * C, D, DOT, PRECISION), attention
+def tile_of(i, g, chunk, T, H, D: tl.constexpr, PER_CHUNK: tl.constexpr, TILE: tl.constexpr, FULL: tl.constexpr):
+    """Offset of the first token of tile i of memory g in (B, T, H, d), and how many tokens it has."""
+    part = i % PER_CHUNK
+    left = TILE if FULL else tl.minimum(chunk - part * TILE, TILE)
+    token = (i // PER_CHUNK) * chunk + part * TILE
+    return ((g // H * T + token) * H + g % H) * D, left
 
 
 @triton.jit
-def hand_on(W, S, K, D, a, b, c, r, p, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    """W' = a W + b S - D^T (c K), S' = p S - D^T (r K)."""
-    D = -tl.trans(D)
-    W = dot_add(a * W + b * S, D, K * c[:, None], DOT, PRECISION)
-    S = dot_add(p * S, D, K * r[:, None], DOT, PRECISION)
-    return W, S
-
-
-@triton.jit
-def read_backward(
-    dZ, Q, W, S, K, D, attention, A, B, C, dW, dS, dK, dD, dA, dB, dC, DOT: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Derivative of `read`: the gradient of Q; everything else is added to what is given."""
-    dZ_W = dot(dZ, W, DOT, PRECISION)
-    dZ_S = dot(dZ, S, DOT, PRECISION)
-    dA += tl.sum(dZ_W * Q, 1)
-    dB += tl.sum(dZ_S * Q, 1)
-    dQ = dZ_W * A[:, None] + dZ_S * B[:, None]
-    dZ_D = -dot(dZ, tl.trans(D), DOT, PRECISION)
-    dC += dZ_D * attention
-    dZ_D *= C
-    dQ = dot_add(dQ, dZ_D, K, DOT, PRECISION)
-    dK = dot_add(dK, tl.trans(dZ_D), Q, DOT, PRECISION)
-    dD = dot_add(dD, tl.trans(-attention * C), dZ, DOT, PRECISION)
-    dZ = tl.trans(dZ)
-    dW = dot_add(dW, dZ, Q * A[:, None], DOT, PRECISION)
-    dS = dot_add(dS, dZ, Q * B[:, None], DOT, PRECISION)
-    return dQ, dW, dS, dK, dD, dA, dB, dC
-
-
-@triton.jit
-def hand_on_backward(dW, dS, W, S, K, D, a, b, c, r, p, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    """Derivative of `hand_on`: of W, S, K, D, and of a, b, c, r, p."""
-    K_dW = dot(K, tl.trans(dW), DOT, PRECISION)
-    K_dS = dot(K, tl.trans(dS), DOT, PRECISION)
-    dc = -tl.sum(K_dW * D, 1)
-    dr = -tl.sum(K_dS * D, 1)
-    dD = -(K_dW * c[:, None] + K_dS * r[:, None])
-    dK = dot(-D * c[:, None], dW, DOT, PRECISION)
-    dK = dot_add(dK, -D * r[:, None], dS, DOT, PRECISION)
-    da, db, dp = tl.sum(dW * W), tl.sum(dW * S), tl.sum(dS * S)
-    return a * dW, b * dW + p * dS, dK, dD, da, db, dc, dr, dp
-
-
-@triton.jit
-def forward_kernel(
-    q_ptr, k_ptr, v_ptr, y_ptr,  # (B, T, H, d)
+def advance_kernel(
+    k_ptr, v_ptr,  # (B, T, H, d)
+    error_ptr,  # (B, T, H, d) float32, written for L = 2: the last layer's errors
     A_ptr, B_ptr, C_ptr, r_ptr, p_ptr,  # (tiles, G, ...)
-    state_ptr, end_ptr,  # (G, 2 L, size)
-    anchor_ptr,  # (G, L, size), the weights of the open chunk, used when a chunk is several tiles
-    trail_ptr,  # (tiles, G, 2 L, size), the state at the start of each tile, with KEEP
-    first, count, chunk, T, H,  # tiles first .. first + count - 1
-    DEPTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr,
+    trail_ptr,  # (count + 1, G, 2 L, size): the state before each tile; the first is given, the others are written
+    first, count, chunk, T, H,
+    DEPTH: tl.constexpr, D: tl.constexpr, D_: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
     TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
-    KEEP: tl.constexpr, OUTPUT: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """W' = a W + b S - D^T (c K), S' = p S - D^T (r K), tile after tile; one program per memory."""
     g, G = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     size: tl.constexpr = D * M
+    token_whole: tl.constexpr = FULL and D == D_
+    whole: tl.constexpr = M % BLOCK == 0 and D == D_
     s = tl.arange(0, TILE)
-    stride = H * D
-    square = s[:, None] * TILE + s[None, :]
-    state_ptr += g * 2 * DEPTH * size
-    end_ptr += g * 2 * DEPTH * size
-    anchor_ptr += g * DEPTH * size
-    W1 = load(state_ptr, M, D, M_, D_)
-    S1 = load(state_ptr + DEPTH * size, M, D, M_, D_)
-    if DEPTH == 2:
-        W2 = load(state_ptr + size, D, M, D_, M_)
-        S2 = load(state_ptr + 3 * size, D, M, D_, M_)
-
+    slots = G * 2 * DEPTH * size
     for i in range(first, first + count):
-        part = i % PER_CHUNK
-        if KEEP:
-            slot = trail_ptr + ((i - first) * G + g) * 2 * DEPTH * size
-            store(slot, W1, M, D, M_, D_)
-            store(slot + DEPTH * size, S1, M, D, M_, D_)
-            if DEPTH == 2:
-                store(slot + size, W2, D, M, D_, M_)
-                store(slot + 3 * size, S2, D, M, D_, M_)
-        if PER_CHUNK > 1 and part == 0:
-            store(anchor_ptr, W1, M, D, M_, D_)
-            if DEPTH == 2:
-                store(anchor_ptr + size, W2, D, M, D_, M_)
-            tl.debug_barrier()  # another thread of the block may read what this one wrote
-
-        left = TILE if FULL else tl.minimum(chunk - part * TILE, TILE)
-        at = ((g // H * T + (i // PER_CHUNK) * chunk + part * TILE) * H + g % H) * D
-        K = load_tokens(k_ptr + at, stride, left, FULL, TILE, D, D_)
-        v = load_tokens(v_ptr + at, stride, left, FULL, TILE, D, D_)
+        slot = trail_ptr + (i - first) * slots + g * 2 * DEPTH * size
+        at_slot = slot - i % PER_CHUNK * slots  # the start of the chunk, where gradients are taken
+        token, left = tile_of(i, g, chunk, T, H, D, PER_CHUNK, TILE, FULL)
+        K = load(k_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
         gate = (i * G + g) * TILE
-        c = tl.load(C_ptr + (gate + left - 1) * TILE + s)
-        r = tl.load(r_ptr + gate + s)
+        c = tl.load(C_ptr + (gate + left - 1) * TILE + s)[:, None]
+        r = tl.load(r_ptr + gate + s)[:, None]
         a, b, p = tl.load(A_ptr + gate + left - 1), tl.load(B_ptr + gate + left - 1), tl.load(p_ptr + i * G + g)
 
-        # keys and their errors, at the weights of the chunk's start
-        at_W1 = W1
-        if PER_CHUNK > 1:
-            at_W1 = load(anchor_ptr, M, D, M_, D_)
-        z1 = dot(K, tl.trans(at_W1), DOT, PRECISION)
         if DEPTH == 2:
-            at_W2 = W2
-            if PER_CHUNK > 1:
-                at_W2 = load(anchor_ptr + size, D, M, D_, M_)
-            K1 = z1 * tl.sigmoid(z1)
-            D2 = 2 * (dot(K1, tl.trans(at_W2), DOT, PRECISION) - v)
-            D1 = silu_backward(dot(D2, at_W2, DOT, PRECISION), z1)
-        else:
-            D1 = 2 * (z1 - v)
+            D2 = tl.zeros([TILE, D_], tl.float32)
+            for j in range(0, M, BLOCK):
+                z1 = dot(K, tl.trans(load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)), ROUND, DOT, PRECISION)
+                at_W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+                D2 = dot_add(D2, z1 * tl.sigmoid(z1), tl.trans(at_W2), ROUND, DOT, PRECISION)
+            D2 = 2 * (D2 - load(v_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole))
+            store(error_ptr + token, D2, 0, 0, left, D, H * D, TILE, D_, token_whole)
 
-        if OUTPUT:
-            A, B = tl.load(A_ptr + gate + s), tl.load(B_ptr + gate + s)
-            C = tl.load(C_ptr + gate * TILE + square)
-            Q = load_tokens(q_ptr + at, stride, left, FULL, TILE, D, D_)
-            Z, _ = read(Q, W1, S1, K, D1, A, B, C, DOT, PRECISION)
+        for j in range(0, M, BLOCK):
+            W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+            z1 = dot(K, tl.trans(W1), ROUND, DOT, PRECISION)
             if DEPTH == 2:
-                Z, _ = read(Z * tl.sigmoid(Z), W2, S2, K1, D2, A, B, C, DOT, PRECISION)
-            store_tokens(y_ptr + at, Z, stride, left, FULL, TILE, D, D_)
-
-        W1, S1 = hand_on(W1, S1, K, D1, a, b, c, r, p, DOT, PRECISION)
-        if DEPTH == 2:
-            W2, S2 = hand_on(W2, S2, K1, D2, a, b, c, r, p, DOT, PRECISION)
-        if PER_CHUNK > 1:
-            tl.debug_barrier()  # all have read the weights of this chunk's start
-
-    store(end_ptr, W1, M, D, M_, D_)
-    store(end_ptr + DEPTH * size, S1, M, D, M_, D_)
-    if DEPTH == 2:
-        store(end_ptr + size, W2, D, M, D_, M_)
-        store(end_ptr + 3 * size, S2, D, M, D_, M_)
+                W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+                D1 = silu_backward(dot(D2, W2, ROUND, DOT, PRECISION), z1)
+            else:
+                D1 = 2 * (z1 - load(v_ptr + token, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole))
+            if PER_CHUNK > 1:
+                W1 = load(slot, j, 0, M, D, D, BLOCK, D_, whole)
+            S1 = load(slot + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+            D1 = tl.trans(-D1)
+            W1 = dot_add(a * W1 + b * S1, D1, K * c, ROUND, DOT, PRECISION)
+            S1 = dot_add(p * S1, D1, K * r, ROUND, DOT, PRECISION)
+            store(slot + slots, W1, j, 0, M, D, D, BLOCK, D_, whole)
+            store(slot + slots + DEPTH * size, S1, j, 0, M, D, D, BLOCK, D_, whole)
+            if DEPTH == 2:
+                if PER_CHUNK > 1:
+                    W2 = load(slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+                S2 = load(slot + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+                K1 = z1 * tl.sigmoid(z1)
+                W2 = dot_add(a * W2 + b * S2, tl.trans(-D2), K1 * c, ROUND, DOT, PRECISION)
+                S2 = dot_add(p * S2, tl.trans(-D2), K1 * r, ROUND, DOT, PRECISION)
+                store(slot + slots + size, W2, 0, j, D, M, M, D_, BLOCK, whole)
+                store(slot + slots + 3 * size, S2, 0, j, D, M, M, D_, BLOCK, whole)
+        tl.debug_barrier()  # the next tile reads what other threads of this program have written
 
 
 @triton.jit
-def backward_kernel(
-    q_ptr, k_ptr, v_ptr, dy_ptr, dq_ptr, dk_ptr, dv_ptr,  # (B, T, H, d)
-    A_ptr, B_ptr, C_ptr, r_ptr, p_ptr,  # (tiles, G, ...)
-    dA_ptr, dB_ptr, dC_ptr, dr_ptr, dp_ptr,  # like these
-    d_state_ptr,  # (G, 2 L, size), in place: gradient of the state after the last tile, then before the first
-    d_anchor_ptr,  # (G, L, size), scratch, used when a chunk is several tiles
-    trail_ptr,  # (tiles, G, 2 L, size), the state at the start of each tile
-    first, count, chunk, T, H,
-    DEPTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, D_: tl.constexpr, M_: tl.constexpr,
+def read_kernel(
+    q_ptr, k_ptr, v_ptr, y_ptr,  # (B, T, H, d)
+    error_ptr, A_ptr, B_ptr, C_ptr, trail_ptr,  # as in advance_kernel
+    first, chunk, T, H,
+    DEPTH: tl.constexpr, D: tl.constexpr, D_: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
     TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
-    DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """Z = A (Q W^T) + B (Q S^T) - ((Q K^T) * C) D per layer; one program per tile and memory."""
+    i, g, G = first + tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    size: tl.constexpr = D * M
+    token_whole: tl.constexpr = FULL and D == D_
+    whole: tl.constexpr = M % BLOCK == 0 and D == D_
+    s = tl.arange(0, TILE)
+    slots = G * 2 * DEPTH * size
+    slot = trail_ptr + (i - first) * slots + g * 2 * DEPTH * size
+    at_slot = slot - i % PER_CHUNK * slots
+    token, left = tile_of(i, g, chunk, T, H, D, PER_CHUNK, TILE, FULL)
+    K = load(k_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+    Q = load(q_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+    gate = (i * G + g) * TILE
+    A, B = tl.load(A_ptr + gate + s)[:, None], tl.load(B_ptr + gate + s)[:, None]
+    C = tl.load(C_ptr + gate * TILE + s[:, None] * TILE + s[None, :])
+    attention1 = -dot(Q, tl.trans(K), ROUND, DOT, PRECISION) * C
+    if DEPTH == 2:
+        D2 = load(error_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+        attention2 = tl.zeros([TILE, TILE], tl.float32)
+        y = tl.zeros([TILE, D_], tl.float32)
+    for j in range(0, M, BLOCK):
+        W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+        z1 = dot(K, tl.trans(W1), ROUND, DOT, PRECISION)
+        if DEPTH == 2:
+            W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+            D1 = silu_backward(dot(D2, W2, ROUND, DOT, PRECISION), z1)
+        else:
+            D1 = 2 * (z1 - load(v_ptr + token, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole))
+        if PER_CHUNK > 1:
+            W1 = load(slot, j, 0, M, D, D, BLOCK, D_, whole)
+        S1 = load(slot + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+        Z1 = dot(attention1, D1, ROUND, DOT, PRECISION)
+        Z1 = dot_add(Z1, Q * A, tl.trans(W1), ROUND, DOT, PRECISION)
+        Z1 = dot_add(Z1, Q * B, tl.trans(S1), ROUND, DOT, PRECISION)
+        if DEPTH == 2:
+            if PER_CHUNK > 1:
+                W2 = load(slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+            S2 = load(slot + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+            Q1 = Z1 * tl.sigmoid(Z1)
+            attention2 = dot_add(attention2, Q1, tl.trans(z1 * tl.sigmoid(z1)), ROUND, DOT, PRECISION)
+            y = dot_add(y, Q1 * A, tl.trans(W2), ROUND, DOT, PRECISION)
+            y = dot_add(y, Q1 * B, tl.trans(S2), ROUND, DOT, PRECISION)
+        else:
+            store(y_ptr + token, Z1, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole)
+    if DEPTH == 2:
+        y = dot_add(y, -attention2 * C, D2, ROUND, DOT, PRECISION)
+        store(y_ptr + token, y, 0, 0, left, D, H * D, TILE, D_, token_whole)
+
+
+@triton.jit
+def read_backward_kernel(
+    q_ptr, k_ptr, v_ptr, dy_ptr, dq_ptr,  # (B, T, H, d)
+    dk_ptr, error_ptr, d_error_ptr,  # (B, T, H, d) float32; dk and d_error: this kernel's part of the gradient
+    A_ptr, B_ptr, C_ptr, dA_ptr, dB_ptr, dC_ptr,  # (tiles, G, ...)
+    trail_ptr, d_trail_ptr,  # (count + 1, G, 2 L, size); d_trail: this kernel's part of the gradient of trail
+    dD1_ptr, dK1_ptr,  # (count, G, s, m): this kernel's part of the gradients of D1 and, for L = 2, of K1
+    first, chunk, T, H,
+    DEPTH: tl.constexpr, D: tl.constexpr, D_: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
+    ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Derivative of `read_kernel`; one program per tile and memory."""
+    i, g, G = first + tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    size: tl.constexpr = D * M
+    token_whole: tl.constexpr = FULL and D == D_
+    whole: tl.constexpr = M % BLOCK == 0 and D == D_
+    s = tl.arange(0, TILE)
+    square = s[:, None] * TILE + s[None, :]
+    slots = G * 2 * DEPTH * size
+    here = (i - first) * slots + g * 2 * DEPTH * size
+    slot, d_slot = trail_ptr + here, d_trail_ptr + here
+    at_slot = slot - i % PER_CHUNK * slots
+    hidden = ((i - first) * G + g) * TILE * M
+    token, left = tile_of(i, g, chunk, T, H, D, PER_CHUNK, TILE, FULL)
+    K = load(k_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+    Q = load(q_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+    gate = (i * G + g) * TILE
+    A, B = tl.load(A_ptr + gate + s)[:, None], tl.load(B_ptr + gate + s)[:, None]
+    attention1 = dot(Q, tl.trans(K), ROUND, DOT, PRECISION)
+    attention1_C = -attention1 * tl.load(C_ptr + gate * TILE + square)
+    dA, dB = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
+
+    if DEPTH == 2:
+        D2 = load(error_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+        attention2 = tl.zeros([TILE, TILE], tl.float32)
+        for j in range(0, M, BLOCK):
+            W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+            z1 = dot(K, tl.trans(W1), ROUND, DOT, PRECISION)
+            W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+            D1 = silu_backward(dot(D2, W2, ROUND, DOT, PRECISION), z1)
+            if PER_CHUNK > 1:
+                W1 = load(slot, j, 0, M, D, D, BLOCK, D_, whole)
+            S1 = load(slot + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+            Z1 = dot(attention1_C, D1, ROUND, DOT, PRECISION)
+            Z1 = dot_add(Z1, Q * A, tl.trans(W1), ROUND, DOT, PRECISION)
+            Z1 = dot_add(Z1, Q * B, tl.trans(S1), ROUND, DOT, PRECISION)
+            K1 = z1 * tl.sigmoid(z1)
+            attention2 = dot_add(attention2, Z1 * tl.sigmoid(Z1), tl.trans(K1), ROUND, DOT, PRECISION)
+        dy = load(dy_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+        C = tl.load(C_ptr + gate * TILE + square)
+        d_attention2 = -dot(dy, tl.trans(D2), ROUND, DOT, PRECISION)
+        tl.store(dC_ptr + gate * TILE + square, d_attention2 * attention2)
+        d_attention2 *= C
+        dD2 = dot(tl.trans(-attention2 * C), dy, ROUND, DOT, PRECISION)
+        store(d_error_ptr + token, dD2, 0, 0, left, D, H * D, TILE, D_, token_whole)
+
+    d_attention1 = tl.zeros([TILE, TILE], tl.float32)
+    dZ_W, dZ_S = tl.zeros([TILE, D_], tl.float32), tl.zeros([TILE, D_], tl.float32)
+    for j in range(0, M, BLOCK):
+        W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+        z1 = dot(K, tl.trans(W1), ROUND, DOT, PRECISION)
+        if DEPTH == 2:
+            W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+            D1 = silu_backward(dot(D2, W2, ROUND, DOT, PRECISION), z1)
+        else:
+            D1 = 2 * (z1 - load(v_ptr + token, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole))
+        if PER_CHUNK > 1:
+            W1 = load(slot, j, 0, M, D, D, BLOCK, D_, whole)
+        S1 = load(slot + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+        if DEPTH == 2:
+            Z1 = dot(attention1_C, D1, ROUND, DOT, PRECISION)
+            Z1 = dot_add(Z1, Q * A, tl.trans(W1), ROUND, DOT, PRECISION)
+            Z1 = dot_add(Z1, Q * B, tl.trans(S1), ROUND, DOT, PRECISION)
+            Q1 = Z1 * tl.sigmoid(Z1)
+            if PER_CHUNK > 1:
+                W2 = load(slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+            S2 = load(slot + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+            dy_W = dot(dy, W2, ROUND, DOT, PRECISION)
+            dy_S = dot(dy, S2, ROUND, DOT, PRECISION)
+            dA += tl.sum(dy_W * Q1, 1)
+            dB += tl.sum(dy_S * Q1, 1)
+            K1 = z1 * tl.sigmoid(z1)
+            dZ1 = dot_add(dy_W * A + dy_S * B, d_attention2, K1, ROUND, DOT, PRECISION)
+            dZ1 = silu_backward(dZ1, Z1)
+            dK1 = dot(tl.trans(d_attention2), Q1, ROUND, DOT, PRECISION)
+            store(dK1_ptr + hidden, dK1, 0, j, TILE, M, M, TILE, BLOCK, whole)
+            dW2 = dot(tl.trans(dy), Q1 * A, ROUND, DOT, PRECISION)
+            store(d_slot + size, dW2, 0, j, D, M, M, D_, BLOCK, whole)
+            dS2 = dot(tl.trans(dy), Q1 * B, ROUND, DOT, PRECISION)
+            store(d_slot + 3 * size, dS2, 0, j, D, M, M, D_, BLOCK, whole)
+        else:
+            dZ1 = load(dy_ptr + token, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole)
+        dD1 = dot(tl.trans(attention1_C), dZ1, ROUND, DOT, PRECISION)
+        store(dD1_ptr + hidden, dD1, 0, j, TILE, M, M, TILE, BLOCK, whole)
+        d_attention1 = dot_add(d_attention1, -dZ1, tl.trans(D1), ROUND, DOT, PRECISION)
+        dZ_W = dot_add(dZ_W, dZ1, W1, ROUND, DOT, PRECISION)
+        dZ_S = dot_add(dZ_S, dZ1, S1, ROUND, DOT, PRECISION)
+        dW1 = dot(tl.trans(dZ1), Q * A, ROUND, DOT, PRECISION)
+        store(d_slot, dW1, j, 0, M, D, D, BLOCK, D_, whole)
+        dS1 = dot(tl.trans(dZ1), Q * B, ROUND, DOT, PRECISION)
+        store(d_slot + DEPTH * size, dS1, j, 0, M, D, D, BLOCK, D_, whole)
+
+    tl.store(dA_ptr + gate + s, dA + tl.sum(dZ_W * Q, 1))
+    tl.store(dB_ptr + gate + s, dB + tl.sum(dZ_S * Q, 1))
+    dC = d_attention1 * attention1
+    if DEPTH == 2:
+        dC += tl.load(dC_ptr + gate * TILE + square)
+        tl.debug_barrier()  # read before it is written
+    tl.store(dC_ptr + gate * TILE + square, dC)
+    d_attention1 *= tl.load(C_ptr + gate * TILE + square)
+    dQ = dot_add(dZ_W * A + dZ_S * B, d_attention1, K, ROUND, DOT, PRECISION)
+    store(dq_ptr + token, dQ, 0, 0, left, D, H * D, TILE, D_, token_whole)
+    dK = dot(tl.trans(d_attention1), Q, ROUND, DOT, PRECISION)
+    store(dk_ptr + token, dK, 0, 0, left, D, H * D, TILE, D_, token_whole)
+
+
+@triton.jit
+def advance_backward_kernel(
+    k_ptr, v_ptr, dv_ptr,  # (B, T, H, d)
+    dk_ptr, error_ptr, d_error_ptr,  # (B, T, H, d) float32; dk: completed here
+    A_ptr, B_ptr, C_ptr, r_ptr, p_ptr, da_ptr, db_ptr, dc_ptr, dr_ptr, dp_ptr,  # (tiles, G, ...); da, db, dc: of the last row
+    trail_ptr, d_trail_ptr,  # (count + 1, G, 2 L, size); d_trail: the last is given, the others are completed
+    dD1_ptr, dK1_ptr,  # (count, G, s, m)
+    first, count, chunk, T, H,
+    DEPTH: tl.constexpr, D: tl.constexpr, D_: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, PER_CHUNK: tl.constexpr, FULL: tl.constexpr,
+    ROUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Derivative of `advance_kernel`, last tile first; one program per memory."""
     g, G = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     size: tl.constexpr = D * M
+    token_whole: tl.constexpr = FULL and D == D_
+    whole: tl.constexpr = M % BLOCK == 0 and D == D_
     s = tl.arange(0, TILE)
-    stride = H * D
-    square = s[:, None] * TILE + s[None, :]
-    d_state_ptr += g * 2 * DEPTH * size
-    d_anchor_ptr += g * DEPTH * size
-    dW1 = load(d_state_ptr, M, D, M_, D_)
-    dS1 = load(d_state_ptr + DEPTH * size, M, D, M_, D_)
-    if DEPTH == 2:
-        dW2 = load(d_state_ptr + size, D, M, D_, M_)
-        dS2 = load(d_state_ptr + 3 * size, D, M, D_, M_)
-
+    slots = G * 2 * DEPTH * size
     for step in range(count):
         i = first + count - 1 - step
-        part = i % PER_CHUNK
-        slot = trail_ptr + ((i - first) * G + g) * 2 * DEPTH * size
-        at_slot = trail_ptr + ((i - part - first) * G + g) * 2 * DEPTH * size  # the start of the chunk
-        left = TILE if FULL else tl.minimum(chunk - part * TILE, TILE)
-        at = ((g // H * T + (i // PER_CHUNK) * chunk + part * TILE) * H + g % H) * D
-        K = load_tokens(k_ptr + at, stride, left, FULL, TILE, D, D_)
-        Q = load_tokens(q_ptr + at, stride, left, FULL, TILE, D, D_)
-        v = load_tokens(v_ptr + at, stride, left, FULL, TILE, D, D_)
-        dZ = load_tokens(dy_ptr + at, stride, left, FULL, TILE, D, D_)
+        here = (i - first) * slots + g * 2 * DEPTH * size
+        slot, d_slot = trail_ptr + here, d_trail_ptr + here
+        d_next = d_slot + slots
+        at_slot, d_at_slot = slot - i % PER_CHUNK * slots, d_slot - i % PER_CHUNK * slots
+        hidden = ((i - first) * G + g) * TILE * M
+        token, left = tile_of(i, g, chunk, T, H, D, PER_CHUNK, TILE, FULL)
+        K = load(k_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+        dK = load(dk_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
         gate = (i * G + g) * TILE
-        A, B, r = tl.load(A_ptr + gate + s), tl.load(B_ptr + gate + s), tl.load(r_ptr + gate + s)
-        C = tl.load(C_ptr + gate * TILE + square)
-        c = tl.load(C_ptr + (gate + left - 1) * TILE + s)
+        c = tl.load(C_ptr + (gate + left - 1) * TILE + s)[:, None]
+        r = tl.load(r_ptr + gate + s)[:, None]
         a, b, p = tl.load(A_ptr + gate + left - 1), tl.load(B_ptr + gate + left - 1), tl.load(p_ptr + i * G + g)
-
-        # the forward pass again
-        at_W1 = load(at_slot, M, D, M_, D_)
-        z1 = dot(K, tl.trans(at_W1), DOT, PRECISION)
-        if DEPTH == 2:
-            at_W2 = load(at_slot + size, D, M, D_, M_)
-            K1 = z1 * tl.sigmoid(z1)
-            D2 = 2 * (dot(K1, tl.trans(at_W2), DOT, PRECISION) - v)
-            E1 = dot(D2, at_W2, DOT, PRECISION)
-            D1 = silu_backward(E1, z1)
-        else:
-            D1 = 2 * (z1 - v)
-        W1 = load(slot, M, D, M_, D_)
-        S1 = load(slot + DEPTH * size, M, D, M_, D_)
-        Z1, attention1 = read(Q, W1, S1, K, D1, A, B, C, DOT, PRECISION)
-
-        dA, dB = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
-        dC = tl.zeros([TILE, TILE], tl.float32)
         da, db, dp = 0.0, 0.0, 0.0
         dc, dr = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
-
-        # upper layer: hand-over, then the query pass
         if DEPTH == 2:
-            W2 = load(slot + size, D, M, D_, M_)
-            S2 = load(slot + 3 * size, D, M, D_, M_)
-            dW2, dS2, dK1, dD2, da, db, dc, dr, dp = hand_on_backward(
-                dW2, dS2, W2, S2, K1, D2, a, b, c, r, p, DOT, PRECISION
-            )
-            Q1 = Z1 * tl.sigmoid(Z1)
-            attention2 = dot(Q1, tl.trans(K1), DOT, PRECISION)
-            dZ, dW2, dS2, dK1, dD2, dA, dB, dC = read_backward(
-                dZ, Q1, W2, S2, K1, D2, attention2, A, B, C, dW2, dS2, dK1, dD2, dA, dB, dC, DOT, PRECISION
-            )
-            dZ = silu_backward(dZ, Z1)
-        # lower layer
-        dW1, dS1, dK, dD1, da1, db1, dc1, dr1, dp1 = hand_on_backward(
-            dW1, dS1, W1, S1, K, D1, a, b, c, r, p, DOT, PRECISION
-        )
-        dQ, dW1, dS1, dK, dD1, dA, dB, dC = read_backward(
-            dZ, Q, W1, S1, K, D1, attention1, A, B, C, dW1, dS1, dK, dD1, dA, dB, dC, DOT, PRECISION
-        )
-        store_tokens(dq_ptr + at, dQ, stride, left, FULL, TILE, D, D_)
-        end = s == left - 1
-        tl.store(dA_ptr + gate + s, tl.where(end, dA + da + da1, dA))
-        tl.store(dB_ptr + gate + s, tl.where(end, dB + db + db1, dB))
-        tl.store(dC_ptr + gate * TILE + square, tl.where(end[:, None], dC + (dc + dc1)[None, :], dC))
-        tl.store(dr_ptr + gate + s, dr + dr1)
-        tl.store(dp_ptr + i * G + g, dp + dp1)
+            D2 = load(error_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+            dD2 = load(d_error_ptr + token, 0, 0, left, D, H * D, TILE, D_, token_whole)
+            K_dW2, K_dS2 = tl.zeros([TILE, D_], tl.float32), tl.zeros([TILE, D_], tl.float32)
 
-        # key pass: downwards through the errors, then upwards through the activations
-        if DEPTH == 2:
-            dE1 = silu_backward(dD1, z1)
-            dz1 = dD1 * E1 * silu_second(z1)
-            dz2 = 2 * dot_add(dD2, dE1, tl.trans(at_W2), DOT, PRECISION)
-            store_tokens(dv_ptr + at, -dz2, stride, left, FULL, TILE, D, D_)
-            dK1 = dot_add(dK1, dz2, at_W2, DOT, PRECISION)
-            dz1 += silu_backward(dK1, z1)
-            if PER_CHUNK == 1:
-                dW2 = dot_add(dW2, tl.trans(D2), dE1, DOT, PRECISION)
-                dW2 = dot_add(dW2, tl.trans(dz2), K1, DOT, PRECISION)
+        for j in range(0, M, BLOCK):
+            # the forward pass again
+            at_W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+            z1 = dot(K, tl.trans(at_W1), ROUND, DOT, PRECISION)
+            if DEPTH == 2:
+                at_W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+                D1 = silu_backward(dot(D2, at_W2, ROUND, DOT, PRECISION), z1)
             else:
-                d_at_W2 = load(d_anchor_ptr + size, D, M, D_, M_)
-                d_at_W2 = tl.where(part < PER_CHUNK - 1, d_at_W2, 0.0)
-                d_at_W2 = dot_add(d_at_W2, tl.trans(D2), dE1, DOT, PRECISION)
-                d_at_W2 = dot_add(d_at_W2, tl.trans(dz2), K1, DOT, PRECISION)
-                dW2 += tl.where(part == 0, d_at_W2, 0.0)
-                store(d_anchor_ptr + size, d_at_W2, D, M, D_, M_)
-        else:
-            dz1 = 2 * dD1
-            store_tokens(dv_ptr + at, -dz1, stride, left, FULL, TILE, D, D_)
-        dK = dot_add(dK, dz1, at_W1, DOT, PRECISION)
-        store_tokens(dk_ptr + at, dK, stride, left, FULL, TILE, D, D_)
-        if PER_CHUNK == 1:
-            dW1 = dot_add(dW1, tl.trans(dz1), K, DOT, PRECISION)
-        else:
-            d_at_W1 = load(d_anchor_ptr, M, D, M_, D_)
-            d_at_W1 = tl.where(part < PER_CHUNK - 1, d_at_W1, 0.0)
-            d_at_W1 = dot_add(d_at_W1, tl.trans(dz1), K, DOT, PRECISION)
-            dW1 += tl.where(part == 0, d_at_W1, 0.0)
-            store(d_anchor_ptr, d_at_W1, M, D, M_, D_)
-            tl.debug_barrier()  # the next tile reads what this one wrote
+                D1 = 2 * (z1 - load(v_ptr + token, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole))
+            # hand-over of W1, S1
+            dW1 = load(d_next, j, 0, M, D, D, BLOCK, D_, whole)
+            dS1 = load(d_next + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+            S1 = load(slot + DEPTH * size, j, 0, M, D, D, BLOCK, D_, whole)
+            da += tl.sum(dW1 * load(slot, j, 0, M, D, D, BLOCK, D_, whole))
+            db += tl.sum(dW1 * S1)
+            dp += tl.sum(dS1 * S1)
+            K_dW1 = dot(K, tl.trans(dW1), ROUND, DOT, PRECISION)
+            K_dS1 = dot(K, tl.trans(dS1), ROUND, DOT, PRECISION)
+            dc -= tl.sum(K_dW1 * D1, 1)
+            dr -= tl.sum(K_dS1 * D1, 1)
+            dK = dot_add(dK, -D1 * c, dW1, ROUND, DOT, PRECISION)
+            dK = dot_add(dK, -D1 * r, dS1, ROUND, DOT, PRECISION)
+            dD1 = load(dD1_ptr + hidden, 0, j, TILE, M, M, TILE, BLOCK, whole) - K_dW1 * c - K_dS1 * r
+            if DEPTH == 2:
+                tl.debug_barrier()  # read before it is written
+                store(dD1_ptr + hidden, dD1, 0, j, TILE, M, M, TILE, BLOCK, whole)
+                dD2 = dot_add(dD2, silu_backward(dD1, z1), tl.trans(at_W2), ROUND, DOT, PRECISION)
+                # hand-over of W2, S2
+                dW2 = load(d_next + size, 0, j, D, M, M, D_, BLOCK, whole)
+                dS2 = load(d_next + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+                S2 = load(slot + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+                da += tl.sum(dW2 * load(slot + size, 0, j, D, M, M, D_, BLOCK, whole))
+                db += tl.sum(dW2 * S2)
+                dp += tl.sum(dS2 * S2)
+                K1 = z1 * tl.sigmoid(z1)
+                K_dW2 = dot_add(K_dW2, K1, tl.trans(dW2), ROUND, DOT, PRECISION)
+                K_dS2 = dot_add(K_dS2, K1, tl.trans(dS2), ROUND, DOT, PRECISION)
+            else:
+                dz1 = 2 * dD1
+                store(dv_ptr + token, -dz1, 0, j, left, D, H * D, TILE, BLOCK, FULL and whole)
+                dK = dot_add(dK, dz1, at_W1, ROUND, DOT, PRECISION)
+                into_W1 = dot(tl.trans(dz1), K, ROUND, DOT, PRECISION)
+                give(d_slot, d_at_slot, a * dW1, into_W1, j, 0, M, D, D, BLOCK, D_, whole, PER_CHUNK)
+                give_on(d_slot + size, b * dW1 + p * dS1, j, 0, M, D, D, BLOCK, D_, whole)
 
-    store(d_state_ptr, dW1, M, D, M_, D_)
-    store(d_state_ptr + DEPTH * size, dS1, M, D, M_, D_)
-    if DEPTH == 2:
-        store(d_state_ptr + size, dW2, D, M, D_, M_)
-        store(d_state_ptr + 3 * size, dS2, D, M, D_, M_)
+        if DEPTH == 2:
+            dc -= tl.sum(K_dW2 * D2, 1)
+            dr -= tl.sum(K_dS2 * D2, 1)
+            dz2 = 2 * (dD2 - K_dW2 * c - K_dS2 * r)
+            store(dv_ptr + token, -dz2, 0, 0, left, D, H * D, TILE, D_, token_whole)
+            tl.debug_barrier()  # dD1 is read where other threads have written it
+            for j in range(0, M, BLOCK):
+                at_W1 = load(at_slot, j, 0, M, D, D, BLOCK, D_, whole)
+                z1 = dot(K, tl.trans(at_W1), ROUND, DOT, PRECISION)
+                at_W2 = load(at_slot + size, 0, j, D, M, M, D_, BLOCK, whole)
+                dW2 = load(d_next + size, 0, j, D, M, M, D_, BLOCK, whole)
+                dS2 = load(d_next + 3 * size, 0, j, D, M, M, D_, BLOCK, whole)
+                dK1 = load(dK1_ptr + hidden, 0, j, TILE, M, M, TILE, BLOCK, whole)
+                dK1 = dot_add(dK1, dz2, at_W2, ROUND, DOT, PRECISION)
+                dK1 = dot_add(dK1, -D2 * c, dW2, ROUND, DOT, PRECISION)
+                dK1 = dot_add(dK1, -D2 * r, dS2, ROUND, DOT, PRECISION)
+                dD1 = load(dD1_ptr + hidden, 0, j, TILE, M, M, TILE, BLOCK, whole)
+                into_W2 = dot(tl.trans(D2), silu_backward(dD1, z1), ROUND, DOT, PRECISION)
+                into_W2 = dot_add(into_W2, tl.trans(dz2), z1 * tl.sigmoid(z1), ROUND, DOT, PRECISION)
+                give(d_slot + size, d_at_slot + size, a * dW2, into_W2, 0, j, D, M, M, D_, BLOCK, whole, PER_CHUNK)
+                give_on(d_slot + 3 * size, b * dW2 + p * dS2, 0, j, D, M, M, D_, BLOCK, whole)
+                dz1 = dD1 * dot(D2, at_W2, ROUND, DOT, PRECISION) * silu_second(z1) + silu_backward(dK1, z1)
+                dK = dot_add(dK, dz1, at_W1, ROUND, DOT, PRECISION)
+                into_W1 = dot(tl.trans(dz1), K, ROUND, DOT, PRECISION)
+                dW1 = load(d_next, j, 0, M, D, D, BLOCK, D_, whole)
+                dS1 = load(d_next + 2 * size, j, 0, M, D, D, BLOCK, D_, whole)
+                give(d_slot, d_at_slot, a * dW1, into_W1, j, 0, M, D, D, BLOCK, D_, whole, PER_CHUNK)
+                give_on(d_slot + 2 * size, b * dW1 + p * dS1, j, 0, M, D, D, BLOCK, D_, whole)
+
+        store(dk_ptr + token, dK, 0, 0, left, D, H * D, TILE, D_, token_whole)
+        tl.store(dc_ptr + gate + s, dc)
+        tl.store(dr_ptr + gate + s, dr)
+        tl.store(da_ptr + i * G + g, da)
+        tl.store(db_ptr + i * G + g, db)
+        tl.store(dp_ptr + i * G + g, dp)
+        tl.debug_barrier()  # the next tile reads what other threads of this program have written
+
+
+@triton.jit
+def give_on(ptr, x, row, column, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """Add x to a block in memory."""
+    x += load(ptr, row, column, rows, columns, stride, ROWS, COLUMNS, WHOLE)
+    tl.debug_barrier()  # read before it is written
+    store(ptr, x, row, column, rows, columns, stride, ROWS, COLUMNS, WHOLE)
+
+
+@triton.jit
+def give(
+    ptr, at_ptr, x, x_at, row, column, rows, columns, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WHOLE: tl.constexpr, PER_CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Add x to the gradient of the weights before this tile and x_at to that of the weights before its chunk."""
+    if PER_CHUNK == 1:
+        give_on(ptr, x + x_at, row, column, rows, columns, stride, ROWS, COLUMNS, WHOLE)
+    else:
+        give_on(ptr, x, row, column, rows, columns, stride, ROWS, COLUMNS, WHOLE)
+        tl.debug_barrier()  # the two places are one in the first tile of a chunk
+        give_on(at_ptr, x_at, row, column, rows, columns, stride, ROWS, COLUMNS, WHOLE)
 
 
 # --------------------------------------------------------------------------------------------------------- host code
@@ -426,29 +528,41 @@ class Shape(NamedTuple):
     d: int
     hidden: int
     chunk: int
-    tile: int
-    warps: int
-    warps_backward: int
+    plan: Plan
+
+    @property
+    def tile(self) -> int:
+        """Tokens of a tile."""
+        return min(self.plan.tile, padded(self.chunk))
 
     @property
     def per_chunk(self) -> int:
         """Tiles of a chunk."""
         return -(-self.chunk // self.tile)
 
+    @property
+    def block(self) -> int:
+        """Rows of W1 (hidden units) that are worked on at once."""
+        return min(self.plan.block, padded(self.hidden))
+
     def constants(self, bfloat16: bool) -> dict[str, object]:
-        """Compile-time arguments of both kernels."""
+        """Compile-time arguments of all kernels."""
         exact = torch.get_float32_matmul_precision() == "highest"
+        rounded = tl.bfloat16 if bfloat16 else tl.float32
         return {
             "DEPTH": self.depth,
             "D": self.d,
-            "M": self.hidden,
             "D_": padded(self.d),
-            "M_": padded(self.hidden),
+            "M": self.hidden,
+            "BLOCK": self.block,
             "TILE": self.tile,
             "PER_CHUNK": self.per_chunk,
             "FULL": self.chunk % self.tile == 0,
-            "DOT": tl.bfloat16 if bfloat16 else tl.float32,
+            "ROUND": rounded,
+            "DOT": tl.float32 if interpreted() else rounded,  # the interpreter cannot multiply bfloat16
             "PRECISION": "tf32x3" if exact else "tf32",
+            "num_warps": self.plan.warps,
+            "num_stages": 1,
         }
 
 
@@ -458,59 +572,74 @@ class FusedMemory(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, A, B, C, r, p, state, shape: Shape):
         """q, k, v (B, T, H, d) contiguous, T a multiple of the chunk; decays (tiles, G, ...); packed state."""
-        count = A.shape[0] // shape.per_chunk
         learning = any(ctx.needs_input_grad)
-        every = chunks_per_group(count, shape.per_chunk, state) if learning else count
-        y = torch.empty_like(v)
-        borders, trail = [], None
+        count = A.shape[0] // shape.per_chunk
+        every = chunks_per_group(count, shape, state, learning)
+        constants = shape.constants(bfloat16_dots(q, k, v))
+        y, error = torch.empty_like(v), torch.empty_like(v, dtype=torch.float32)
+        trail = state.new_empty(min(every, count) * shape.per_chunk + 1, *state.shape)
+        borders = []
         for start in range(0, count, every):
             borders.append(state)
-            chunks = min(every, count - start)
-            state, trail = launch_forward((q, k, v, y), (A, B, C, r, p), state, shape, start, chunks, learning and every >= count)  # fmt: skip
+            first, tiles = start * shape.per_chunk, min(every, count - start) * shape.per_chunk
+            place = (first, shape.chunk, q.shape[1], q.shape[2])
+            advance(k, v, error, (A, B, C, r, p), state, trail, tiles, place, constants)
+            read_kernel[(tiles, state.shape[0])](q, k, v, y, error, A, B, C, trail, *place, **constants)
+            state = trail[tiles].clone()
         if learning:
             ctx.save_for_backward(q, k, v, A, B, C, r, p, *borders)
-            ctx.shape, ctx.every, ctx.trail = shape, every, trail
+            ctx.shape, ctx.every = shape, every
+            ctx.kept = (trail, error) if every >= count else None
         return y, state
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, d_state):
-        q, k, v, *rest = ctx.saved_tensors
-        decays, borders = rest[:5], rest[5:]
+        q, k, v, A, B, C, r, p, *borders = ctx.saved_tensors
         shape, every = ctx.shape, ctx.every
-        count = decays[0].shape[0] // shape.per_chunk
-        dy, d_state = dy.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
-        d_inputs = [torch.empty_like(x) for x in (q, k, v)]
-        d_decays = [torch.empty_like(x) for x in decays]
-        d_anchor = torch.empty_like(d_state[:, : shape.depth])
+        count, G = A.shape[0] // shape.per_chunk, A.shape[1]
+        constants = shape.constants(bfloat16_dots(q, k, v))
+        dy = dy.contiguous()
+        dq, dv = torch.empty_like(q), torch.empty_like(v)
+        dk, d_error = (torch.empty_like(x, dtype=torch.float32) for x in (k, v))
+        dA, dB, dC, dr, dp = (torch.empty_like(x) for x in (A, B, C, r, p))
+        da, db, dc = torch.empty_like(p), torch.empty_like(p), torch.empty_like(r)
+        most = min(every, count) * shape.per_chunk
+        if ctx.kept is None:
+            trail, error = d_state.new_empty(most + 1, *d_state.shape), torch.empty_like(d_error)
+        else:
+            trail, error = ctx.kept
+        d_trail = torch.empty_like(trail)
+        dD1 = trail.new_empty(most, G, shape.tile, shape.hidden)
+        dK1 = torch.empty_like(dD1) if shape.depth == 2 else dD1
         for group in reversed(range(len(borders))):
             start = group * every
-            chunks = min(every, count - start)
-            trail = ctx.trail
-            if trail is None:
-                _, trail = launch_forward((q, k, v, None), decays, borders[group], shape, start, chunks, True)
-            backward_kernel[(d_state.shape[0],)](
-                q, k, v, dy, *d_inputs, *decays, *d_decays, d_state, d_anchor, trail,
-                start * shape.per_chunk, chunks * shape.per_chunk, shape.chunk, q.shape[1], q.shape[2],
-                **shape.constants(bfloat16_dots(q, k, v)), num_warps=shape.warps_backward, num_stages=1,
+            first, tiles = start * shape.per_chunk, min(every, count - start) * shape.per_chunk
+            place = (first, shape.chunk, q.shape[1], q.shape[2])
+            if ctx.kept is None:
+                advance(k, v, error, (A, B, C, r, p), borders[group], trail, tiles, place, constants)
+            d_trail[tiles] = d_state
+            read_backward_kernel[(tiles, G)](
+                q, k, v, dy, dq, dk, error, d_error, A, B, C, dA, dB, dC, trail, d_trail, dD1, dK1, *place, **constants
+            )
+            advance_backward_kernel[(G,)](
+                k, v, dv, dk, error, d_error, A, B, C, r, p, da, db, dc, dr, dp, trail, d_trail, dD1, dK1,
+                first, tiles, *place[1:], **constants,
             )  # fmt: skip
-        ctx.trail = None
-        return (*d_inputs, *d_decays, d_state, None)
+            d_state = d_trail[0].clone()
+        ctx.kept = None
+        for total, part in ((dA, da), (dB, db), (dC, dc)):  # of the row of the last token of each tile
+            total, part = (x.unflatten(0, (count, shape.per_chunk)) for x in (total, part))
+            total[:, :-1, :, -1] += part[:, :-1]
+            total[:, -1, :, shape.chunk - (shape.per_chunk - 1) * shape.tile - 1] += part[:, -1]
+        return dq, dk.to(k.dtype), dv, dA, dB, dC, dr, dp, d_state, None
 
 
-def launch_forward(tokens, decays, state, shape, start, chunks, keep):
-    """Some chunks in a row: the state after them and, with `keep`, the states at the start of every tile."""
-    q, k, v, y = tokens
-    end = torch.empty_like(state)
-    tiles = chunks * shape.per_chunk
-    trail = state.new_empty(tiles, *state.shape) if keep else None
-    anchor = torch.empty_like(state[:, : shape.depth]) if shape.per_chunk > 1 else None
-    forward_kernel[(state.shape[0],)](
-        q, k, v, y, *decays, state, end, end if anchor is None else anchor, end if trail is None else trail,
-        start * shape.per_chunk, tiles, shape.chunk, q.shape[1], q.shape[2],
-        KEEP=keep, OUTPUT=y is not None, **shape.constants(bfloat16_dots(q, k, v)), num_warps=shape.warps, num_stages=1,
-    )  # fmt: skip
-    return end, trail
+def advance(k, v, error, decays, state, trail, tiles, place, constants):
+    """Fill trail, and error for L = 2, from the state before the first of some tiles."""
+    trail[0] = state
+    first, *rest = place
+    advance_kernel[(state.shape[0],)](k, v, error, *decays, trail, first, tiles, *rest, **constants)
 
 
 def bfloat16_dots(*tensors: Tensor) -> bool:
@@ -518,17 +647,18 @@ def bfloat16_dots(*tensors: Tensor) -> bool:
     return any(x.dtype == torch.bfloat16 for x in tensors)
 
 
-def chunks_per_group(count: int, per_chunk: int, state: Tensor) -> int:
+def chunks_per_group(count: int, shape: Shape, state: Tensor, learning: bool) -> int:
     """K: all chunks when the states of their tiles fit in KEEP_BYTES, else what needs the least memory."""
-    if count * per_chunk * state.nbytes <= KEEP_BYTES:
-        return count
-    return max(1, round(math.sqrt(count / per_chunk)))
+    fitting = KEEP_BYTES // (shape.per_chunk * state.nbytes)
+    if not learning:
+        return max(1, fitting // 8)
+    return count if count <= fitting else max(1, round(math.sqrt(count / shape.per_chunk)))
 
 
 @functools.cache
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
-    return not isinstance(forward_kernel, triton.JITFunction)
+    return not isinstance(advance_kernel, triton.JITFunction)
 
 
 def why_not(q: Tensor, weights: list[Tensor]) -> str | None:
@@ -564,7 +694,6 @@ def fused_memory(
     """
     Bn, T, H, d = q.shape
     depth, hidden = len(weights), weights[0].shape[2]
-    tile, *warps = plan(depth, d, hidden)
     head = min(T, (chunk - offset) % chunk)
     whole = (T - head) // chunk * chunk
     sizes = [size for size in (head, whole, T - head - whole) if size]
@@ -579,7 +708,7 @@ def fused_memory(
             continue
         anchor = weights
         length = min(size, chunk)
-        shape = Shape(depth, d, hidden, length, min(tile, padded(length)), *warps)
+        shape = Shape(depth, d, hidden, length, plan(depth, d, hidden))
         state = torch.cat([x.reshape(Bn * H, 1, -1) for x in (*weights, *surprise)], 1).contiguous()
         with torch.autocast(q.device.type, enabled=False):
             decays = tile_decays(*tile_gates(*parts[3:], shape))
