@@ -184,6 +184,23 @@ def test_two_processes_train_as_one_with_the_batches_of_both(small_folder, small
             assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-4)
 
 
+def test_a_slurm_job_of_one_task_uses_all_its_devices(small_folder, small_store, tmp_path):
+    settings = tmp_path / "two.json"
+    settings.write_text(json.dumps(small_settings(small_folder, devices=2, strategy="ddp", max_steps=2)))
+    slurm = {"JOB_ID": "1", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NNODES": "1", "JOB_NAME": "j"}
+    arguments = ["--config", str(settings), "--store", str(small_store), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "titans_genomics.cli", "train", *arguments]
+    environment = ALONE | {f"SLURM_{key}": value for key, value in slurm.items()}
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+    trained = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert int(rows_of(tmp_path / "out")[-1]["tokens"]) == trained["tokens"]
+    other = subprocess.run(
+        command, env=environment | {"SLURM_NTASKS": "3"}, capture_output=True, text=True, timeout=120
+    )
+    assert other.returncode == 1
+    assert "train.devices x train.num_nodes is 2, but this SLURM job has 3 task(s)" in other.stderr
+
+
 @pytest.mark.parametrize("piece", [None, 20, 1000])
 def test_pieces_give_the_gradients_of_cut_history(small_config, piece):
     """Truncated back-propagation is the whole window with the state detached between pieces; the loss is the same."""

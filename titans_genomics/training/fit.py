@@ -16,13 +16,14 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from titans_genomics import __version__
-from titans_genomics.config import Config
+from titans_genomics.config import Config, TrainConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.windows import HeldOutWindows, TrainWindows
 from titans_genomics.progress import Progress
@@ -364,7 +365,25 @@ def _devices(config: Config) -> dict[str, Any]:
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
         "strategy": strategy,
+        "plugins": _starter(settings),
     }
+
+
+def _starter(settings: TrainConfig) -> LightningEnvironment | None:
+    """Who starts the processes of several devices. None: whoever Lightning finds, this process when there is nobody.
+
+    In a SLURM job Lightning takes it that srun has started one task per device, and would go on with one device of
+    several in a job of one task, as the jobs of the SLURM profile are.
+    """
+    wanted, tasks = settings.devices * settings.num_nodes, int(os.environ.get("SLURM_NTASKS", "0"))
+    if wanted == 1 or tasks in (0, wanted):
+        return None
+    if tasks == 1 and settings.num_nodes == 1:
+        return LightningEnvironment()
+    raise ValueError(
+        f"train.devices x train.num_nodes is {wanted}, but this SLURM job has {tasks} task(s): start one task per device, for "
+        "example with `srun --ntasks-per-node`, or one task on a single node"
+    )
 
 
 def _precision(config: Config, accelerator: str) -> Any:
