@@ -60,6 +60,14 @@ def test_a_missing_sequence_file_is_named(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_that_a_stage_needs_is_named_at_once(tmp_path, split):
+    (tmp_path / "g.fa").write_text(">a\nACGT\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(f"run: x\ndata: {{sources: [{{path: g.fa}}], split: {{{split}: 0}}}}\n")
+    assert f"data.split.{split} is 0" in fails("config", "check", bad, cwd=tmp_path)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_bad_config_is_one_message(tmp_path, stage):
     bad = tmp_path / "bad.yaml"

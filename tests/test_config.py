@@ -95,6 +95,9 @@ def test_schema_file_is_in_step():
             id="source",
         ),
         pytest.param(
+            with_(downstream={"per_class": 10, "test": 0.01}), "none to train on or none to test on", id="none to test"
+        ),
+        pytest.param(
             with_(data={"sources": [{"path": "g.fa"}], "split": {"validation": 0.5, "test": 0.5}}),
             "validation + test must be below 1",
             id="split",

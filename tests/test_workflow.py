@@ -103,6 +103,14 @@ def test_a_wrong_config_stops_before_the_dag(place, settings, said):
     assert not (place / "results").exists()
 
 
+def test_a_bad_file_of_the_last_stage_stops_before_the_first(place):
+    (place / "protein.fa").write_text(">p\nMKLVWEQRPFFYHILKDESTMKLVWEQRPFFYHILKDEST\n")
+    classes = "downstream={species: [{species: a, source: hpylori}, {species: b, path: protein.fa}]}"
+    said = snakemake(place, "--config", classes, config=ROOT / "configs" / "tiny.yaml", check=False)
+    assert "protein.fa: contig 'p'" in said
+    assert not (place / "results").exists()
+
+
 def test_no_config_names_one(place):
     said = snakemake(place, check=False)
     assert "--configfile configs/default.yaml" in said

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from titans_genomics import __version__
-from titans_genomics.config import Config, load_config
+from titans_genomics.config import Config, check_run, load_config
 
 app = typer.Typer(
     name="titans-genomics",
@@ -188,11 +188,16 @@ def report(
 
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.")]) -> None:
-    """Is this config valid, and do its sequence files exist?"""
+    """Is this config valid, and are its sequence files there and what they should be?
+
+    Looks at formats, ends, headers and indexes; only tokenize reads the files through.
+    """
     settings = load_config(file)
-    for key, path in settings.files():
-        if not path.is_file():
-            raise FileNotFoundError(f"{file}: {key}: {path} does not exist; paths are relative to {Path.cwd()}")
+    from titans_genomics.data.readers import check_source
+
+    check_run(settings)
+    for source in (*settings.data.sources, *settings.downstream.files()):
+        check_source(source, settings.data)
     typer.echo(f"{file}: valid; results go to {settings.folder}/")
 
 

@@ -287,7 +287,15 @@ class DownstreamConfig(Section):
         labels = [s.species for s in self.species]
         if len(labels) == 1 or len(set(labels)) < len(labels):
             raise ValueError("downstream.species needs two or more classes with different names")
+        if not 0 < round(self.per_class * self.test) < self.per_class:
+            raise ValueError(
+                f"test {self.test} of {self.per_class} sequences per class leaves none to train on or none to test on"
+            )
         return self
+
+    def files(self) -> list[SourceConfig]:
+        """The classes that are read from files of their own."""
+        return [SourceConfig(path=entry.path, species=entry.species) for entry in self.species if entry.path]
 
 
 class ReportConfig(Section):
@@ -345,6 +353,24 @@ STAGES: dict[str, set[str]] = {
     "report": set(Config.model_fields),
 }
 """The sections that each stage depends on; a change in any other section leaves its results as they are."""
+
+
+def check_run(config: Config) -> None:
+    """What a whole run needs beyond a valid config, found out before its first stage.
+
+    Raises FileNotFoundError for an absent sequence file, ValueError for a held-out split of share 0 that a stage needs.
+    """
+    for key, path in config.files():
+        if not path.is_file():
+            raise FileNotFoundError(f"{key}: {path} does not exist; paths are relative to {Path.cwd()}")
+    needed = {"validation": "train", config.evaluate.split: "evaluate"}
+    if any(entry.source for entry in config.downstream.species):
+        needed["test"] = "downstream"
+    for split, stage in needed.items():
+        if not getattr(config.data.split, split):
+            raise ValueError(
+                f"data.split.{split} is 0, and the {stage} stage needs that split: raise it, such as to 0.05"
+            )
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:

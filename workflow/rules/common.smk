@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from titans_genomics.config import STAGES, parse_config, stage_settings
+from titans_genomics.config import STAGES, check_run, parse_config, stage_settings
+from titans_genomics.data.readers import check_source
 
 if not config:
     raise WorkflowError("no config: name one with --configfile configs/default.yaml")
 try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "--config")
-except ValueError as error:
+    check_run(CONFIG)
+    for source in CONFIG.downstream.files():  # those of data.sources are looked at by tokenize, which comes first
+        check_source(source, CONFIG.data)
+except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
-
-for where, path in CONFIG.files():
-    if not path.is_file():
-        raise WorkflowError(f"{where}: {path} does not exist; paths are relative to {Path.cwd()}")
 
 RUN = CONFIG.folder.as_posix()
 MODELS = ["titans", "transformer"] if CONFIG.train.transformer else ["titans"]
