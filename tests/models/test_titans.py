@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from titans_genomics.models import Titans, TitansConfig, Transformer, load_state, save_state
+from titans_genomics.models import Titans, TitansConfig, Transformer, load_state, pieces, save_state
 
 VARIANTS = ["lmm", "mac", "mag", "mal"]
 SMALL = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 4, "segment": 8, "window": 6, "persistent": 3}
@@ -36,9 +36,9 @@ MODELS = [*((v, Titans) for v in VARIANTS), ("mag", Transformer)]
 def test_any_pieces_give_the_whole(variant, kind, training):
     model, x = build(variant, kind).train(training), tokens()
     whole, end = model(x)
-    for pieces in ([1] * 45, [3, 5, 1, 9, 20, 7], [8] * 5 + [5], [44, 1]):
+    for cuts in ([1] * 45, [3, 5, 1, 9, 20, 7], [8] * 5 + [5], [44, 1]):
         state, parts = None, []
-        for part in x.split(pieces, dim=1):
+        for part in x.split(cuts, dim=1):
             logits, state = model(part, state)
             parts.append(logits)
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-11, rtol=0)
@@ -175,10 +175,14 @@ def test_documents_of_different_lengths_are_read_as_if_alone(variant, kind):
 
 
 @pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
-def test_checkpointed_activations_change_nothing(variant, kind):
+def test_reading_in_checkpointed_pieces_changes_nothing(variant, kind, monkeypatch):
+    """Asked for, and for inputs that are long; pieces cut chunks, segments and windows."""
     model, x = build(variant, kind).train(), tokens()
     gradients = []
-    for model.checkpoint_activations in (False, True):
+    for asked, long in ((False, 1000), (True, 1000), (False, 12)):
+        model.checkpoint_activations = asked
+        monkeypatch.setattr(pieces, "LONG", long)
+        monkeypatch.setattr(pieces, "PIECE", 11)
         model.zero_grad()
         state, loss = None, 0
         for part in x.split([20, 25], dim=1):
@@ -186,8 +190,9 @@ def test_checkpointed_activations_change_nothing(variant, kind):
             loss = loss + logits.square().mean()
         loss.backward()
         gradients.append([p.grad for p in model.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    for plain, *others in zip(*gradients, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, plain, atol=1e-12, rtol=0)
 
 
 def test_transformer_has_the_size_of_titans():

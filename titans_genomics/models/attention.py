@@ -6,6 +6,7 @@ that they stay exact after millions of tokens; the caches hold keys before rotat
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,19 @@ class KeyValueCache(NamedTuple):
     v: Tensor
 
 
+@functools.lru_cache(maxsize=32)
+def turns(first: int, count: int, half: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (count, half) of positions first, first + 1, ...; angles in float64."""
+    with torch.inference_mode(False), torch.no_grad():  # they may serve training later
+        speed = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+        angle = torch.arange(first, first + count, dtype=torch.float64, device=device)[:, None] * speed
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
 def rotate(x: Tensor, first: int) -> Tensor:
-    """Rotary positions first, first + 1, ... for x (B, H, T, d); angles in float64, d even."""
+    """Rotary positions first, first + 1, ... for x (B, H, T, d), d even."""
     half = x.shape[-1] // 2
-    speed = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    angle = torch.arange(first, first + x.shape[-2], dtype=torch.float64, device=x.device)[:, None] * speed
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = turns(first, x.shape[-2], half, x.dtype, x.device)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 

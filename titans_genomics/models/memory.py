@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
+from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, causal_convolution, memory_mlp, neural_memory
 
 
@@ -68,6 +69,10 @@ class NeuralMemory(nn.Module):
 
     def forward(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """Write every token and read the memory that already holds it. x and result (B, T, D)."""
+        return in_pieces(self.read_and_write, x, state)
+
+    def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """`forward` in one piece."""
         qkv, tail = self.convolve(self.to_qkv(x), state.tail)
         q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in qkv.chunk(3, dim=-1))
         alpha, eta, theta = self.gates(x)
@@ -93,7 +98,7 @@ class NeuralMemory(nn.Module):
             return F.silu(x), tail
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         tail = x[:, x.shape[1] - (self.kernel - 1) :]
-        return F.silu(causal_convolution(x, self.conv[: x.shape[-1]])), tail
+        return causal_convolution(x, self.conv[: x.shape[-1]]), tail
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, eta, theta (B, T, H) in float32 (float64 stays)."""
