@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import small_settings
+from small import small_settings
 
 from titans_genomics import evaluation, markov
 from titans_genomics.config import parse_config
@@ -117,7 +117,8 @@ def test_several_sources_add_up(small_folder, tmp_path):
     from titans_genomics.training import train
 
     settings = small_settings(small_folder, max_steps=2)
-    settings["data"]["sources"].append({"path": str(small_folder / "genome.fa"), "name": "unseen", "weight": 0})
+    unseen = {"path": str(small_folder / "genome.fa"), "name": "unseen", "weight": 0}
+    settings["data"]["sources"].insert(0, unseen)
     config = parse_config(settings, "two")
     tokenize(config, tmp_path / "tokens")
     train(config, tmp_path / "tokens", tmp_path / "model")
@@ -126,6 +127,7 @@ def test_several_sources_add_up(small_folder, tmp_path):
     )
     parts = list(figures["sources"].values())
     assert len(parts) == 2
+    assert list(figures["sources"])[1] == "unseen", "what was trained on comes first"
     bases = [part["bases"] for part in parts]
     assert figures["overall"]["bases"] == sum(bases)
     for pick in (lambda part: part["markov"], lambda part: part["models"]["titans"]):

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import small_settings
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef
+from small import small_settings
 
 from titans_genomics.config import DownstreamConfig, parse_config
 from titans_genomics.data.alphabet import decode, reverse_complement

@@ -12,10 +12,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import small_settings
 from safetensors.torch import load_file
+from small import small_settings
 
 from titans_genomics.config import TrainConfig, parse_config
+from titans_genomics.data.store import tokenize
 from titans_genomics.training import fit, load_model, next_token_nll, train
 from titans_genomics.training.logs import Metrics
 from titans_genomics.training.module import NextToken, StepOrder, learning_rate
@@ -383,6 +384,16 @@ def test_a_window_that_does_not_fit(small_folder, small_store, tmp_path):
     with pytest.raises(ValueError, match=r"train\.context"):
         train(config_of(small_folder, context=29_000), small_store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_shorter_than_one_window_beside_a_longer_one_is_noted(small_folder, tmp_path, capsys):
+    (small_folder / "plasmid.fa").write_text(">p\n" + "ACGTTGCA" * 20 + "\n")
+    settings = small_settings(small_folder, max_steps=1, context=256)
+    settings["data"]["sources"].append({"path": str(small_folder / "plasmid.fa")})
+    config = parse_config(settings, "two")
+    tokenize(config, tmp_path / "tokens")
+    train(config, tmp_path / "tokens", tmp_path / "out")
+    assert "source plasmid is not trained on" in capsys.readouterr().err
 
 
 def test_a_model_without_its_weights(small_model, tmp_path):

@@ -62,6 +62,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     tokens = TokenStore(store)
     runs = [_shortened(run, config.evaluate.max_bases) for run in tokens.runs(config.evaluate.split)]
     runs = [run for run in runs if run.stop - run.start > 1]
+    runs.sort(key=lambda run: tokens.weight(run.source) == 0)  # what was trained on comes first, in the report too
     if not runs:
         raise ValueError(
             f"{tokens.path}: the {config.evaluate.split} split is empty; raise data.split.{config.evaluate.split}"
@@ -79,11 +80,13 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     for name, folder in models.items():
         model = load_model(folder, device)
         with Progress(work, "tokens", f"evaluating {name}") as progress, torch.inference_mode():
+            seconds = 0.0
             for measured in figures.values():
                 begun = time.monotonic()
                 measured.stream(tokens, model, name, config.evaluate.piece, progress)
-                speed[name] = len(measured.inputs) / (time.monotonic() - begun)
+                seconds += time.monotonic() - begun
                 measured.by_position(tokens, model, name, progress)
+            speed[name] = sum(len(measured.inputs) for measured in figures.values()) / seconds
     rng = np.random.default_rng(config.seed)
     resampled = {source: measured.resample(rng) for source, measured in figures.items()}
     result = {

@@ -78,6 +78,9 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
     identity = _identity(config, tokens, model)
     last = out / "last.ckpt"
     first_process = (_get_rank() or 0) == 0
+    for source in sorted({run.source for run in tokens.runs("train") if tokens.weight(run.source)}):
+        if first_process and source not in {run.source for run in windows.runs}:
+            say(f"source {source} is not trained on: its training split is shorter than one window (train.context)")
     state = _resumable(last, identity, config.train.max_steps) if resume else None
     if first_process:
         out.mkdir(parents=True, exist_ok=True)
