@@ -230,8 +230,10 @@ def _check_splits(config: Config, runs: list[dict[str, Any]]) -> None:
             )
             total = sum(sizes.values())
             smaller = max(100, int(total * min(s for s in (split.validation, split.test) if s > 0)))
+            files = ", ".join(str(source.path) for source in config.data.sources[:3])
+            more = ", ..." if len(config.data.sources) > 3 else ""
             raise ValueError(
-                f"the split leaves {name} empty: {total:,} bases are too few {unit} or reads for "
+                f"{files}{more}: the split leaves {name} empty: {total:,} bases are too few {unit} or reads for "
                 f"data.split.validation {split.validation} and data.split.test {split.test}. "
                 f"Split by block with data.split.block {smaller} or less, or add sequence"
             )

@@ -14,5 +14,8 @@ rule report:
         f"{RUN}/benchmarks/report.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
     shell:
         "titans-genomics report --config {input.settings} 2>&1 | tee -i {log}"

@@ -11,6 +11,7 @@ rule tokenize:
         f"{RUN}/benchmarks/tokenize.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
     resources:
         mem_mb=4000,
     shell:
