@@ -57,5 +57,6 @@ bench-gpu: $(BENCH_READY)
 	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-gpu.txt
 	benchmarks/.venv/bin/python -m benchmarks.gpu $(BENCH)
 
+# not .snakemake: without its records a changed config would not be noticed in the results that are there
 clean:
-	rm -rf .venv benchmarks/.venv .snakemake .pytest_cache .ruff_cache
+	rm -rf .venv benchmarks/.venv .pytest_cache .ruff_cache
