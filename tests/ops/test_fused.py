@@ -151,7 +151,8 @@ def test_full_shapes_on_a_gpu(depth, d, dtype):
     ("change", "message"),
     [
         ({"depth": 3}, "1 or 2 memory layers, got 3"),
-        ({"d": 160, "depth": 1}, "head width 160 .* does not fit"),
+        ({"d": 160, "depth": 1}, "head width of 160 does not fit"),
+        ({"d": 128}, "2 layers of head width 128 with float32 products do not fit"),
         ({"dtype": torch.float64}, "float32, got float64"),
     ],
 )

@@ -89,10 +89,10 @@ def neural_memory(
         x.requires_grad for x in (q, k, v, alpha, eta, theta, *weights, *(surprise or ()), *(anchor or ()))
     )
     if backend == "auto":
-        picked = picked_backend(q, weights, learning)
+        picked = picked_backend(q, weights, learning, v)
     else:
         picked = backend
-        _check_backend(backend, q, weights, learning)
+        _check_backend(backend, q, v, weights, learning)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     kept = v.dtype
     alpha, eta, theta = (x.to(dtype) for x in (alpha, eta, theta))
@@ -114,7 +114,7 @@ def neural_memory(
     return y.to(kept), MemoryState(*state, (offset + q.shape[1]) % chunk)
 
 
-def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = None) -> str:
+def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = None, v: Tensor | None = None) -> str:
     """What ``backend="auto"`` picks: "fused" where its kernels run, "decode" for one token without gradients, else "chunked".
 
     Parameters
@@ -122,30 +122,31 @@ def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = Non
     q : (B, T, H, d)
     weights : L tensors (B, H, out, in)
     learning : whether gradients of anything will be asked for; None: whether autograd is on and q or weights need them
+    v : (B, T, H, d), where its dtype is not that of q
     """
     if learning is None:
         learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, *weights))
     if q.shape[1] == 1 and not learning:
         return "decode"
-    if q.is_cuda and _why_not_fused(q, weights) is None:
+    if q.is_cuda and _why_not_fused(q, q if v is None else v, weights) is None:
         return "fused"
     return "chunked"
 
 
-def _why_not_fused(q: Tensor, weights: list[Tensor]) -> str | None:
+def _why_not_fused(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
     """Why backend "fused" does not take these tensors; None: it does."""
     try:
         from titans_genomics.ops.fused import why_not
     except ImportError as error:
         return str(error)
-    return why_not(q, weights)
+    return why_not(q, v, weights)
 
 
-def _check_backend(backend: Backend, q: Tensor, weights: list[Tensor], learning: bool) -> None:
+def _check_backend(backend: Backend, q: Tensor, v: Tensor, weights: list[Tensor], learning: bool) -> None:
     """Raise ValueError when the backend that was asked for cannot do it."""
     if backend == "decode" and learning:
         raise ValueError("backend must not be 'decode' where gradients are wanted: call it under torch.no_grad()")
-    if backend == "fused" and (reason := _why_not_fused(q, weights)):
+    if backend == "fused" and (reason := _why_not_fused(q, v, weights)):
         raise ValueError(f"backend must not be 'fused' here: {reason}")
 
 

@@ -1,24 +1,28 @@
-"""The dual form on NVIDIA GPUs: all chunks of a memory in one Triton kernel, its state on the chip (L = 1 and 2).
+"""The dual form on NVIDIA GPUs, in Triton kernels, forward and backward (L = 1 and 2).
 
-One program owns one memory (batch row and head) and walks over its tokens, tile by tile; W and S stay in registers, in
-float32, and go to device memory only where the backward pass starts again. A tile is a chunk or, for chunks longer
-than `Plan.tile`, a part of it whose inner gradients are still taken at the weights of the chunk's start; so no
-quantity on the chip grows with the chunk. Matrix products take bfloat16 operands when q, k or v are bfloat16, else
-tf32 (three products that together keep float32's digits, unless `torch.set_float32_matmul_precision` allows less);
-they always add up in float32.
+Tokens are worked on in tiles: a tile is a chunk or, for chunks longer than `Plan.tile`, a part of it whose inner
+gradients are still taken at the weights of the chunk's start. Nothing on the chip grows with the chunk or the hidden
+width, which is walked through in blocks. Four kernels:
 
-The formulas are those of `chunked.py` (`chunk_forward`, `chunk_backward`), here per layer. Products of gates come from
-`tile_decays`, for all tiles at once. The backward kernel walks the tiles in reverse and computes each again from
-the W and S at its start; those of all tiles are kept when they fit in KEEP_BYTES, else those at every K-th chunk.
+* `advance_kernel` carries W and S from tile to tile, the only sequential part: one program per memory
+* `read_kernel` lets all queries of a tile read, for all tiles of all memories at once
+* `read_backward_kernel` is the derivative of the reads, again for all tiles at once
+* `advance_backward_kernel` carries the gradients of W and S from the last tile to the first
 
-Widths that are no power of two are padded with zeros on the chip. Which widths fit there is a table of facts,
-`plan`, that the tests check by compiling every kernel for sm_80 and sm_90.
+W and S at the start of every tile stay in device memory while they are needed (what a program comes back to within a
+tile is in the cache): for the backward pass those of all tiles when they fit in KEEP_BYTES, else those at every K-th
+chunk, the rest being computed again.
+
+Matrix products take bfloat16 operands when q or v is bfloat16, else tf32 (three products that together keep float32's
+digits, unless `torch.set_float32_matmul_precision` allows less); they always add up in float32, and the state is
+float32. The formulas are those of `chunked.py`, per layer. Products of gates come from `tile_decays`.
 
 Triton comes with CUDA builds of PyTorch. Without a GPU, TRITON_INTERPRET=1 (set before the first import) runs the
 kernels in Triton's interpreter, which is how they are tested.
 
-Letters: G memories (batch x heads), s tokens of a tile, d head width, m hidden width; W1 (m, d) and W2 (d, m), or
-W1 (d, d) alone. Packed state: (G, 2 L, size) with W1, W2, S1, S2, each flattened.
+Letters: G memories (batch x heads), s tokens of a tile, d head width, m hidden width (d for L = 1); W1 (m, d) and,
+for L = 2, W2 (d, m). Packed state: (G, 2 L, m d) with W1, W2, S1, S2, each flattened. K, Q inputs of a layer for the keys
+and the queries, D its errors, Z its result for the queries.
 """
 
 from __future__ import annotations
@@ -46,28 +50,38 @@ KEEP_BYTES = 2 << 30  # of tile states that one call may keep for its backward p
 
 
 class Plan(NamedTuple):
-    """How a shape runs: most tokens of a tile, most hidden units worked on at once, warps of a program."""
+    """How a memory runs: most tokens of a tile, most hidden units worked on at once, warps of a program."""
 
     tile: int
     block: int
     warps: int
 
 
-def plan(depth: int, d: int, hidden: int) -> Plan | None:
-    """The plan for a memory, or None where it does not fit on the chip. Widths count padded to powers of two.
+def plan(depth: int, d: int, bfloat16: bool) -> Plan | None:
+    """The plan for a memory, or None where the kernels do not take it. Its hidden width does not matter.
+
+    Chosen by compiling for sm_80 and sm_90: the recurrence (`advance_kernel`) keeps everything in registers up to
+    d = 64, and no kernel spills more than a small part of its work (tests/ops/test_fused.py lists what each takes).
 
     Parameters
     ----------
     depth : layers of the memory
-    d, hidden : head width and hidden width (hidden = d for depth 1)
+    d : head width
+    bfloat16 : whether products take bfloat16 operands
     """
-    d, hidden = padded(d), padded(hidden)
-    if depth not in (1, 2):
+    d = padded(d)
+    if depth not in (1, 2) or d > 128:
         return None
-    size = d * hidden
-    if d > 128 or size > 128 * 128:
-        return None
-    return Plan(tile=64, block=32, warps=4)
+    if bfloat16:
+        return Plan(tile=32 if d < 128 else 16, block=32, warps=8)
+    if d == 128 and depth == 2 and exact():
+        return None  # three products for one need more registers than there are
+    return Plan(tile=16, block=16, warps=4 if d < 128 else 8)
+
+
+def exact() -> bool:
+    """Whether float32 products keep float32's digits."""
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 def padded(width: int) -> int:
@@ -547,7 +561,6 @@ class Shape(NamedTuple):
 
     def constants(self, bfloat16: bool) -> dict[str, object]:
         """Compile-time arguments of all kernels."""
-        exact = torch.get_float32_matmul_precision() == "highest"
         rounded = tl.bfloat16 if bfloat16 else tl.float32
         return {
             "DEPTH": self.depth,
@@ -560,7 +573,7 @@ class Shape(NamedTuple):
             "FULL": self.chunk % self.tile == 0,
             "ROUND": rounded,
             "DOT": tl.float32 if interpreted() else rounded,  # the interpreter cannot multiply bfloat16
-            "PRECISION": "tf32x3" if exact else "tf32",
+            "PRECISION": "tf32x3" if exact() else "tf32",
             "num_warps": self.plan.warps,
             "num_stages": 1,
         }
@@ -575,7 +588,7 @@ class FusedMemory(torch.autograd.Function):
         learning = any(ctx.needs_input_grad)
         count = A.shape[0] // shape.per_chunk
         every = chunks_per_group(count, shape, state, learning)
-        constants = shape.constants(bfloat16_dots(q, k, v))
+        constants = shape.constants(bfloat16_dots(q, v))
         y, error = torch.empty_like(v), torch.empty_like(v, dtype=torch.float32)
         trail = state.new_empty(min(every, count) * shape.per_chunk + 1, *state.shape)
         borders = []
@@ -598,7 +611,7 @@ class FusedMemory(torch.autograd.Function):
         q, k, v, A, B, C, r, p, *borders = ctx.saved_tensors
         shape, every = ctx.shape, ctx.every
         count, G = A.shape[0] // shape.per_chunk, A.shape[1]
-        constants = shape.constants(bfloat16_dots(q, k, v))
+        constants = shape.constants(bfloat16_dots(q, v))
         dy = dy.contiguous()
         dq, dv = torch.empty_like(q), torch.empty_like(v)
         dk, d_error = (torch.empty_like(x, dtype=torch.float32) for x in (k, v))
@@ -643,7 +656,7 @@ def advance(k, v, error, decays, state, trail, tiles, place, constants):
 
 
 def bfloat16_dots(*tensors: Tensor) -> bool:
-    """Whether matrix products take bfloat16 operands."""
+    """Whether matrix products take bfloat16 operands: when one of q, v is bfloat16 (under autocast only v may be)."""
     return any(x.dtype == torch.bfloat16 for x in tensors)
 
 
@@ -661,17 +674,22 @@ def interpreted() -> bool:
     return not isinstance(advance_kernel, triton.JITFunction)
 
 
-def why_not(q: Tensor, weights: list[Tensor]) -> str | None:
-    """Why the kernels do not take these tensors, or None when they do. q (B, T, H, d); weights L (B, H, out, in)."""
+def why_not(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
+    """Why the kernels do not take these tensors, or None when they do. q, v (B, T, H, d); weights L (B, H, out, in)."""
     if not (q.is_cuda or interpreted()):
         return f"it needs tensors on an NVIDIA GPU, got {q.device}"
     if q.dtype == torch.float64:
         return "it computes in float32, got float64"
     if len(weights) > 2:
         return f"it takes 1 or 2 memory layers, got {len(weights)}"
-    d, hidden = q.shape[-1], weights[0].shape[2]
-    if plan(len(weights), d, hidden) is None:
-        return f"a memory of head width {d} and hidden width {hidden} does not fit on the chip"
+    d = q.shape[-1]
+    if plan(len(weights), d, bfloat16_dots(q, v)) is None:
+        if d > 128:
+            return f"a head width of {d} does not fit on the chip, at most 128 does"
+        return (
+            f"2 layers of head width {d} with float32 products do not fit on the chip, at most 64 does; "
+            "bfloat16 inputs or torch.set_float32_matmul_precision('high') take up to 128"
+        )
     return None
 
 
@@ -708,7 +726,7 @@ def fused_memory(
             continue
         anchor = weights
         length = min(size, chunk)
-        shape = Shape(depth, d, hidden, length, plan(depth, d, hidden))
+        shape = Shape(depth, d, hidden, length, plan(depth, d, bfloat16_dots(q, v)))
         state = torch.cat([x.reshape(Bn * H, 1, -1) for x in (*weights, *surprise)], 1).contiguous()
         with torch.autocast(q.device.type, enabled=False):
             decays = tile_decays(*tile_gates(*parts[3:], shape))
