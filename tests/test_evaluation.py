@@ -38,27 +38,36 @@ def one_pass(model, tokens):
         return (next_token_nll(model(batch[:, :-1])[0], batch[:, 1:]) / math.log(2))[0].numpy()
 
 
-def test_streamed_is_one_pass(result, small_store, small_model):
+def in_stretches(model, tokens, stretch):
+    parts = [one_pass(model, tokens[i : i + stretch + 1]) for i in range(0, len(tokens) - 1, stretch)]
+    return np.concatenate(parts)
+
+
+def test_streamed_is_one_pass_per_stretch(result, small_store, small_model):
     _, tokens, scored = held_out(small_store)
-    bits = one_pass(load_model(small_model), tokens)
+    model = load_model(small_model)
     figures = result["sources"]["genome"]
+    assert result["stretch"] == 64
     assert figures["bases"] == result["overall"]["bases"] == scored.sum()
     measured = figures["models"]["titans"]
-    assert measured["bits_per_base"] == pytest.approx(bits[scored].mean(), rel=1e-5)
+    assert measured["bits_per_base"] == pytest.approx(in_stretches(model, tokens, 64)[scored].mean(), rel=1e-5)
+    assert measured["endless"]["bits_per_base"] == pytest.approx(one_pass(model, tokens)[scored].mean(), rel=1e-5)
     assert measured["perplexity"] == pytest.approx(2 ** measured["bits_per_base"])
     assert measured["ci95"][0] < measured["bits_per_base"] < measured["ci95"][1]
-    assert result["overall"]["models"]["titans"]["bits_per_base"] == pytest.approx(measured["bits_per_base"])
+    overall = result["overall"]["models"]["titans"]
+    assert overall["bits_per_base"] == pytest.approx(measured["bits_per_base"])
+    assert overall["endless"] == pytest.approx(measured["endless"])
 
 
 @pytest.mark.parametrize("piece", [1, 17, 100_000])
 def test_the_piece_changes_nothing(result, small_folder, small_store, small_model, tmp_path, piece):
     settings = small_settings(small_folder)
-    settings["evaluate"] |= {"piece": piece, "max_bases": 1000}
+    settings["evaluate"] |= {"piece": piece, "max_bases": 1000, "stretch": 300}
     few = evaluation.evaluate(
         parse_config(settings, "few"), small_store, {"titans": small_model}, tmp_path / "evaluate.json"
     )
     _, tokens, scored = held_out(small_store)
-    bits = one_pass(load_model(small_model), tokens[:1001])
+    bits = in_stretches(load_model(small_model), tokens[:1001], 300)
     expected = bits[scored[:1000]].mean()
     assert few["overall"]["models"]["titans"]["bits_per_base"] == pytest.approx(expected, rel=1e-5)
     assert few["overall"]["bases"] == scored[:1000].sum()
@@ -85,10 +94,6 @@ def test_windows_start_with_an_empty_memory(result, small_store, small_model):
     bits = np.stack([one_pass(model, tokens[i * 64 : i * 64 + 65]) for i in range(count)])
     kept = scored[: count * 64].reshape(count, 64)
     figures = result["sources"]["genome"]
-    windowed = figures["models"]["titans"]["windowed"]
-    assert windowed["context"] == 64
-    assert windowed["bases"] == kept.sum()
-    assert windowed["bits_per_base"] == pytest.approx(bits[kept].mean(), rel=1e-5)
     for row in figures["context"]:
         if row["to"] <= 64:
             here = slice(row["from"] - 1, row["to"])

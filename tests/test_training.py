@@ -223,6 +223,58 @@ def test_pieces_give_the_gradients_of_cut_history(small_config, piece):
         torch.testing.assert_close(found[name], p.grad, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_carried_batches_are_parts_of_the_same_stretches(accumulate):
+    for rank in (0, 1):
+        batches = list(StepOrder(0, 6 * accumulate, 2, rank, 2, accumulate, carry=3))
+        for batch, items in enumerate(batches):
+            step, micro = divmod(batch, accumulate)
+            assert [i % 3 for i in items] == [step % 3] * 2
+            first = batches[(step - step % 3) * accumulate + micro]
+            assert [i // 3 for i in items] == [i // 3 for i in first]
+    begun = [i for rank in (0, 1) for b in StepOrder(0, accumulate, 2, rank, 2, accumulate, carry=3) for i in b]
+    assert sorted(begun) == list(range(0, 12 * accumulate, 3))
+
+
+def test_the_memory_is_carried_from_step_to_step(small_config):
+    """Step 2 of a stretch continues the state of step 1; step 3 begins anew; M_0 takes part in every backward pass."""
+    settings = small_config.model_dump(mode="json")
+    settings["train"]["carry"] = 2
+    training = NextToken(settings)
+    stretch = torch.randint(0, 4, (2, 129), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for training.step, part in enumerate((stretch[:, :65], stretch[:, 64:], stretch[:, :65])):
+        training._losses.clear()
+        losses.append(training.training_step(part, 0))
+        training.zero_grad()
+        losses[-1].backward()
+        assert all(p.grad is not None for p in training.model.parameters())
+    with torch.no_grad():
+        nll = next_token_nll(training.model(stretch[:, :-1])[0], stretch[:, 1:])
+    torch.testing.assert_close(losses[0].detach(), nll[:, :64].mean())
+    torch.testing.assert_close(losses[1].detach(), nll[:, 64:].mean())
+    torch.testing.assert_close(losses[2], losses[0])
+
+
+def test_a_killed_run_that_carries_its_memory_ends_with_the_same_weights(small_folder, small_store, tmp_path):
+    """Checkpoints are written where a stretch begins, so that nothing carried is lost."""
+    config = config_of(small_folder, carry=3, max_steps=14, checkpoint_every=4, validate_every=7)
+    train(config, small_store, tmp_path / "whole")
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(config.model_dump(mode="json")))
+    arguments = ["--config", str(settings), "--store", str(small_store), "--out", str(tmp_path / "cut")]
+    command = [sys.executable, "-m", "titans_genomics.cli", "train", *arguments]
+    process = subprocess.Popen(command, env=ALONE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "cut" / "last.ckpt").is_file():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    saved = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["titans_genomics"]["step"]
+    assert saved % 3 == 0 or saved == 14
+    subprocess.run(command, check=True, env=ALONE, capture_output=True, timeout=120)
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
 # --------------------------------------------------------------------------------------- not finite
 
 

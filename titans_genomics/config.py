@@ -138,6 +138,10 @@ class TitansConfig(Section):
     )
     momentum: bool = Field(True, description="surprise decay eta (eq. 10); false: eta = 0")
     forgetting: bool = Field(True, description="forgetting alpha (eq. 13); false: alpha = 0")
+    bound_values: bool = Field(
+        True,
+        description="values longer than 1 are shortened to length 1, which keeps the inner descent stable; false: values as they are, as in the paper",
+    )
     theta_max: float | None = Field(
         None, gt=0, description="largest inner step; null: a step that is safe for the chunk (docs/model.md)"
     )
@@ -175,6 +179,11 @@ class TrainConfig(Section):
 
     context: int = Field(1024, ge=2, description="window length, tokens")
     batch_size: int = Field(8, ge=1, description="windows per device and step")
+    carry: int = Field(
+        1,
+        ge=1,
+        description="windows that follow one another on the genome with the memory carried from one optimiser step to the next (its gradients are not); 1: every window begins with an empty memory",
+    )
     piece: int | None = Field(
         None,
         ge=1,
@@ -230,6 +239,11 @@ class EvaluateConfig(Section):
     split: Literal["validation", "test"] = Field("test", description="which held-out split is measured")
     piece: int = Field(
         4096, ge=1, description="tokens read at a time while streaming; changes speed and memory, not the result"
+    )
+    stretch: int | None = Field(
+        None,
+        ge=16,
+        description="tokens after which the memory begins anew while the held-out sequence is read; null: what training showed it (train.context x train.carry). One reading without end is measured beside it",
     )
     max_bases: int | None = Field(
         None, ge=1000, description="measure at most this many held-out bases per source; null: all"

@@ -1,5 +1,8 @@
 """Held-out bits per base: streamed through the whole held-out genome, by context position, and beside the baselines.
 
+The memory begins anew after every stretch of `evaluate.stretch` tokens, as it did in training; a reading of the whole
+run without end stands beside it, and shows whether a model holds beyond what it was trained on.
+
 Every model and the Markov baseline are scored on exactly the same targets: the A, C, G and T of the held-out run of each
 source, the first token of the run excepted, for which nothing has been read.
 """
@@ -49,8 +52,8 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     dict
         ``sources`` (name to figures) and ``overall`` (all sources together). Figures: ``bases`` scored, ``uniform``,
         ``markov``, ``models`` (each with ``bits_per_base``, ``perplexity``, a 95% interval ``ci95`` over blocks of genome,
-        the paired ``difference_to_markov`` and ``windowed`` at the training context) and ``context``: bits by the number of
-        tokens read before.
+        the paired ``difference_to_markov`` and ``endless``: the same without ever emptying the memory) and ``context``:
+        bits by the number of tokens read before.
 
     Raises
     ------
@@ -75,7 +78,8 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
         for run in runs:
             figures[run.source].measure_markov(tokens, config)
             progress.update(1)
-    work = sum(len(f.inputs) + sum(len(w) * length for length, w in f.windows.items()) for f in figures.values())
+    stretch = config.evaluate.stretch or config.train.context * config.train.carry
+    work = sum(2 * len(f.inputs) + sum(len(w) * length for length, w in f.windows.items()) for f in figures.values())
     speed = {}
     for name, folder in models.items():
         model = load_model(folder, device)
@@ -83,7 +87,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
             seconds = 0.0
             for measured in figures.values():
                 begun = time.monotonic()
-                measured.stream(tokens, model, name, config.evaluate.piece, progress)
+                measured.stream(tokens, model, name, config.evaluate.piece, stretch, progress)
                 seconds += time.monotonic() - begun
                 measured.by_position(tokens, model, name, progress)
             speed[name] = sum(len(measured.inputs) for measured in figures.values()) / seconds
@@ -93,6 +97,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
         "split": config.evaluate.split,
         "seed": config.seed,
         "train_context": config.train.context,
+        "stretch": stretch,
         "sources": {source: measured.summary(resampled[source]) for source, measured in figures.items()},
         "overall": _overall(list(figures.values()), resampled),
         "models": {
@@ -137,7 +142,7 @@ class _Figures:
     markov_smoothing: float = 0.0
     markov_table: dict[int, dict[str, float]] = field(default_factory=dict)
     blocks: dict[str, _Tally] = field(default_factory=dict)
-    windowed: dict[str, _Tally] = field(default_factory=dict)
+    endless: dict[str, _Tally] = field(default_factory=dict)
     positions: dict[str, _Tally] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -185,27 +190,31 @@ class _Figures:
                 found = bits(start + 1, start + size + 1)
                 self._add_positions("markov", size, found[None], np.isfinite(found)[None])
 
-    def stream(self, store: TokenStore, model: Any, name: str, piece: int, progress: Progress) -> None:
-        """Carry the state through the whole run, a piece at a time: memory does not grow with length."""
-        tally = self.blocks[name] = _Tally.zeros(len(self.blocks["markov"].bits))
-        state = None
-        for first in range(0, len(self.inputs), piece):
-            where = np.arange(first, min(first + piece, len(self.inputs)))
-            start = self.inputs[int(where[0])]
-            bits, scored, state = _score(model, store, np.array([start]), len(where), state)
-            tally.add(self._block_of(where), bits[0], scored[0])
-            progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per base")
+    def stream(self, store: TokenStore, model: Any, name: str, piece: int, stretch: int, progress: Progress) -> None:
+        """Carry the state through the run, a piece at a time: memory does not grow with length.
+
+        Once with a new state for every ``stretch`` tokens, once without end.
+        """
+        self.blocks[name] = _Tally.zeros(len(self.blocks["markov"].bits))
+        self.endless[name] = _Tally.zeros(len(self.blocks["markov"].bits))
+        for tally, renew in ((self.blocks[name], stretch), (self.endless[name], len(self.inputs))):
+            for begin in range(0, len(self.inputs), renew):
+                state = None
+                end = min(begin + renew, len(self.inputs))
+                for first in range(begin, end, piece):
+                    where = np.arange(first, min(first + piece, end))
+                    start = self.inputs[int(where[0])]
+                    bits, scored, state = _score(model, store, np.array([start]), len(where), state)
+                    tally.add(self._block_of(where), bits[0], scored[0])
+                    progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per base")
 
     def by_position(self, store: TokenStore, model: Any, name: str, progress: Progress) -> None:
         """Windows that each start with an empty memory: at the training context, and beyond it."""
-        self.windowed[name] = _Tally.zeros(1)
         self.positions[name] = _Tally.zeros(self.most)
         for size, starts in self.windows.items():
             batch = max(1, 8192 // size)
             for first in range(0, len(starts), batch):
                 bits, scored, _ = _score(model, store, starts[first : first + batch], size, None)
-                if size == self.short:
-                    self.windowed[name].add(np.zeros(bits.shape, np.int64), bits, scored)
                 self._add_positions(name, size, bits, scored)
                 progress.update(bits.size)
 
@@ -228,7 +237,7 @@ class _Figures:
 
     def summary(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
         """The figures of this source."""
-        result = _summarise(self.blocks, self.windowed, self.short, resampled)
+        result = _summarise(self.blocks, self.endless, resampled)
         result["markov"] |= {
             "order": self.markov_order,
             "smoothing": self.markov_smoothing,
@@ -238,7 +247,7 @@ class _Figures:
 
 
 def _summarise(
-    blocks: dict[str, _Tally], windowed: dict[str, _Tally], context: int, resampled: dict[str, np.ndarray]
+    blocks: dict[str, _Tally], endless: dict[str, _Tally], resampled: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Means and intervals of one source, or of all."""
     bases = int(blocks["markov"].bases.sum())
@@ -257,11 +266,7 @@ def _summarise(
                     "bits_per_base": blocks[name].mean - blocks["markov"].mean,
                     "ci95": _interval(difference),
                 },
-                "windowed": {
-                    "context": context,
-                    "bits_per_base": windowed[name].mean,
-                    "bases": int(windowed[name].bases.sum()),
-                },
+                "endless": {"bits_per_base": endless[name].mean},
             }
     return {
         "bases": bases,
@@ -291,8 +296,8 @@ def _overall(figures: list[_Figures], resampled: dict[str, dict[str, np.ndarray]
         parts = [padded(f.positions[name], most) for f in figures]
         positions[name] = _Tally(np.sum([p.bits for p in parts], 0), np.sum([p.bases for p in parts], 0))
     sums = {key: np.sum([r[key] for r in resampled.values()], 0) for key in next(iter(resampled.values()))}
-    windowed = joined(lambda f: f.windowed)
-    result = _summarise(joined(lambda f: f.blocks), windowed, max(f.short for f in figures), sums)
+    endless = joined(lambda f: f.endless)
+    result = _summarise(joined(lambda f: f.blocks), endless, sums)
     return result | {"context": _by_context(positions)}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from making import config_for, random_bases
@@ -93,10 +95,19 @@ def test_a_source_of_weight_zero_is_held_out_only_on_request(store):
 
 
 def test_sequence_shorter_than_one_window(store):
-    with pytest.raises(ValueError, match=r"train split has at most .* a window needs 20,001.*Lower train.context to"):
+    with pytest.raises(ValueError, match=r"train split has at most .* a window needs 20,001 .*Lower train.context to"):
         TrainWindows(store, 20_000, 1)
     with pytest.raises(ValueError, match=r"validation split has at most"):
         HeldOutWindows(store, "validation", 5_000, 4)
+
+
+def test_carried_windows_follow_one_another_on_either_strand(store):
+    """Items n j ... n j + n - 1 are one long window in parts: each begins with the last token of the one before."""
+    whole, parts = TrainWindows(store, 120, 7, 0.5), TrainWindows(store, 40, 7, 0.5, carry=3)
+    for j in range(40):
+        pieces = [parts[3 * j + part].numpy() for part in range(3)]
+        assert all(a[-1] == b[0] for a, b in pairwise(pieces))
+        assert np.array_equal(np.concatenate([pieces[0], pieces[1][1:], pieces[2][1:]]), whole[j].numpy())
 
 
 def test_an_empty_split(fasta, tmp_path):

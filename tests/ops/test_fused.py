@@ -7,8 +7,11 @@ float32; what tf32 and bfloat16 products cost in digits shows on a GPU only.
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,9 +57,7 @@ def compare(inputs, device, tolerance=None, **options):
 @needs_triton
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(
-    ("chunk", "T"), [(1, 3), (7, 1), (7, 24), (16, 40), (64, 1), (64, 70), (100, 130), (128, 70), (128, 150)]
-)
+@pytest.mark.parametrize(("chunk", "T"), [(1, 3), (7, 1), (7, 17), (16, 36), (40, 45), (64, 70), (128, 30)])
 def test_fused_is_the_oracle(device, depth, chunk, T):
     """Whole chunks and an open one, chunks of one tile and of several; with a carried-in surprise."""
     compare(make(B=1, T=T, H=2, d=16, depth=depth), device, chunk=chunk)
@@ -72,10 +73,10 @@ def test_widths(device, depth, d, expansion):
 
 @needs_triton
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("pieces", [[3, 17, 1, 9], [16, 14]])
+@pytest.mark.parametrize("pieces", [[3, 11, 1, 5], [16, 4]])
 def test_pieces_are_the_whole(device, pieces):
     """Streams cut within a chunk, gradients through the carried state and its anchor."""
-    compare(make(B=1, T=30, H=1, d=16), device, chunk=8, pieces=pieces)
+    compare(make(B=1, T=20, H=1, d=16), device, chunk=8, pieces=pieces)
 
 
 @needs_triton
@@ -84,7 +85,7 @@ def test_pieces_are_the_whole(device, pieces):
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_gates_at_their_ends(device, gate, value):
     """Exactly 0 or 1, at one token and, where chunks are cut in tiles, at all."""
-    for where, chunk, T in ((slice(5, 6), 8, 20), (slice(None), 70, 75)):
+    for where, chunk, T in ((slice(5, 6), 8, 10), (slice(None), 20, 25)):
         inputs = make(B=1, T=T, H=1, d=16)
         inputs[0][gate][:, where] = value if gate < 5 else 0.05 * value
         compare(inputs, device, chunk=chunk, tolerance=2e-4)
@@ -95,7 +96,7 @@ def test_gates_at_their_ends(device, gate, value):
 def test_recomputation_changes_nothing(device, monkeypatch):
     from titans_genomics.ops import fused
 
-    inputs = single(make(B=1, T=45, H=1, d=16), device)
+    inputs = single(make(B=1, T=13, H=1, d=16), device)
     kept = outputs_and_gradients(*inputs, chunk=4, backend="fused")
     monkeypatch.setattr(fused, "KEEP_BYTES", 0)
     assert_same(outputs_and_gradients(*inputs, chunk=4, backend="fused"), kept, 1e-6)
@@ -129,6 +130,71 @@ def test_no_gradient_and_no_write_to_the_given_state(device):
     assert all(torch.equal(a, b) for a, b in zip(before, (*weights, *surprise), strict=True))
 
 
+LIMIT = {80: 163 << 10, 90: 227 << 10}  # bytes of shared memory that a program may have
+SPILLED = {"advance": 256, "read": 512, "read_backward": 2048, "advance_backward": 768}  # bytes per thread, at most
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED, reason="compiles, which the interpreter does not")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("depth", "d", "bfloat16"),
+    [
+        (2, 64, True),
+        (1, 64, False),
+        *(
+            pytest.param(depth, d, half, marks=pytest.mark.slow)
+            for depth, d, half in [(1, 32, True), (1, 64, True), (1, 128, True), (1, 128, False)]
+            + [(2, 32, True), (2, 32, False), (2, 64, False), (2, 128, True)]
+        ),
+    ],
+)
+def test_kernels_fit_on_the_chip(depth, d, bfloat16, capability, record_property):
+    """Compiled without a GPU, with hidden width 2d; -rP prints shared memory, registers and spilled bytes per thread."""
+    from titans_genomics.ops import fused
+
+    hidden = 2 * d if depth == 2 else d
+    shape = fused.Shape(depth, d, hidden, 64, fused.plan(depth, d, bfloat16))
+    for name, most in SPILLED.items():
+        shared, registers, spilled = resources(getattr(fused, f"{name}_kernel"), shape, bfloat16, capability)
+        print(
+            f"sm_{capability} L={depth} d={d} {name}: {shared} bytes shared, {registers} registers, {spilled} spilled"
+        )
+        record_property(name, (shared, registers, spilled))
+        assert shared <= LIMIT[capability], name
+        assert registers > 32, f"{name}: the register allocation gave up"
+        assert spilled <= most, name
+
+
+def resources(kernel, shape, bfloat16, capability):
+    """Bytes of shared memory of a program, registers of a thread, bytes of a thread's spilled registers."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = shape.constants(bfloat16)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    tokens = {f"{name}_ptr" for name in ("q", "k", "v", "y", "dy", "dq", "dv")}
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = "*bf16" if bfloat16 and name in tokens else "*fp32"
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        done = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    registers, spilled = (int(re.search(rf"{what}:(\d+)", done.stdout)[1]) for what in ("REG", "STACK"))
+    return compiled.metadata.shared, registers, spilled
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @needs_triton
@@ -137,6 +203,8 @@ def test_no_gradient_and_no_write_to_the_given_state(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_full_shapes_on_a_gpu(depth, d, dtype):
     """The shapes that models use, against chunked on the same device."""
+    if (depth, d, dtype) == (2, 128, torch.float32):
+        pytest.skip("does not fit on the chip")
     tokens, weights, surprise = single(make(B=2, T=300, H=2, d=d, depth=depth), "cuda")
     tokens[:3] = (x.to(dtype) for x in tokens[:3])
     wanted = outputs_and_gradients([x.float() for x in tokens], weights, surprise, chunk=128, backend="chunked")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class TrainWindows(Dataset[torch.Tensor]):
     """Training windows at random places; item i is a function of (seed, i) alone.
 
+    With ``carry`` = n, items n j ... n j + n - 1 follow one another: they are the parts of one long stretch.
+
     A source is drawn with probability proportional to its weight times its training tokens, then a start anywhere
     in its run, then the strand. Windows may span the end of a segment (an EOS token stands there). Because items do
     not depend on what was drawn before, a resumed run goes on with item number ``steps done x batch size``.
@@ -33,19 +35,28 @@ class TrainWindows(Dataset[torch.Tensor]):
         Probability that a window is turned to the other strand.
     count
         Length of the dataset, windows. Any number will do: windows are drawn with replacement.
+    carry
+        Windows that follow one another.
 
     Raises
     ------
     ValueError
-        No training run is as long as one window.
+        No training run is as long as one window, or as ``carry`` windows.
     """
 
     def __init__(
-        self, store: TokenStore, context: int, seed: int, reverse_complement: float = 0.0, count: int = 2**40
+        self,
+        store: TokenStore,
+        context: int,
+        seed: int,
+        reverse_complement: float = 0.0,
+        count: int = 2**40,
+        carry: int = 1,
     ) -> None:
         self.store, self.context, self.seed, self.count = store, context, seed, count
         self.reverse_complement = reverse_complement
-        self.runs = _fitting(store, "train", context)
+        self.carry, self.stretch = carry, carry * context
+        self.runs = _fitting(store, "train", self.stretch)
         weights = np.array([store.weight(run.source) * (run.stop - run.start) for run in self.runs])
         self._cumulative = np.cumsum(weights) / weights.sum()
 
@@ -56,12 +67,14 @@ class TrainWindows(Dataset[torch.Tensor]):
         """Window ``i``: int64, shape (context + 1,)."""
         if not 0 <= i < self.count:
             raise IndexError(i)
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i]))
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i // self.carry]))
         which, turn = rng.random(2)
         run = self.runs[int(np.searchsorted(self._cumulative[:-1], which, side="right"))]
-        start = int(rng.integers(run.start, run.stop - self.context))
+        start = int(rng.integers(run.start, run.stop - self.stretch))
+        turned, part = turn < self.reverse_complement, i % self.carry
+        start += self.context * (self.carry - 1 - part if turned else part)
         window = np.array(self.store.tokens[start : start + self.context + 1], dtype=np.int64)
-        return torch.from_numpy(other_strand(window) if turn < self.reverse_complement else window)
+        return torch.from_numpy(other_strand(window) if turned else window)
 
 
 class HeldOutWindows(Dataset[torch.Tensor]):
@@ -124,6 +137,6 @@ def _fitting(store: TokenStore, split: str, context: int, source: str | None = N
     if not fitting:
         longest = max(run.stop - run.start for run in runs)
         raise ValueError(
-            f"{store.path}: the {split} split has at most {longest:,} tokens side by side, a window needs {context + 1:,}. Lower train.context to {longest - 1} or less, or add sequence"
+            f"{store.path}: the {split} split has at most {longest:,} tokens side by side, a window needs {context + 1:,} (train.context x train.carry, and one). Lower train.context to {longest - 1} or less, or add sequence"
         )
     return fitting

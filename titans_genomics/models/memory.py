@@ -34,7 +34,8 @@ class MemoryLayerState(NamedTuple):
 class NeuralMemory(nn.Module):
     """Projections, convolution, gates, memory and output.
 
-    q, k, v = heads(SiLU(conv(x W))), q and k l2-normalised per head, v not. Per token and head: forgetting alpha =
+    q, k, v = heads(SiLU(conv(x W))), q and k l2-normalised per head, v / max(1, |v|). The paper leaves v as it is; long values
+    make a deep memory's weights grow until its descent overshoots (docs/model.md), and the output is normalised anyway. Per token and head: forgetting alpha =
     sigmoid(.), surprise decay eta = sigmoid(.), step theta = theta_max (1 - eta) sigmoid(.). The factor 1 - eta is ours:
     momentum multiplies a lasting gradient by 1 / (1 - eta), and with the factor the largest total step stays theta_max
     whatever the momentum (docs/model.md). Output: RMSNorm per head, times SiLU(x W_gate), times W_out.
@@ -45,6 +46,7 @@ class NeuralMemory(nn.Module):
         D, H = config.d_model, config.n_heads
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
+        self.bound_values = config.bound_values
         self.theta_max = config.theta_max or safe_theta_max(config.chunk)
         self.to_qkv = nn.Linear(D, 3 * D, bias=False)
         self.kernel = config.conv
@@ -75,6 +77,8 @@ class NeuralMemory(nn.Module):
         """`forward` in one piece."""
         qkv, tail = self.convolve(self.to_qkv(x), state.tail)
         q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in qkv.chunk(3, dim=-1))
+        if self.bound_values:
+            v = v / full_precision(v).norm(dim=-1, keepdim=True).clamp_min(1).to(v.dtype)
         alpha, eta, theta = self.gates(x)
         memory = state.memory
         y, memory = neural_memory(

@@ -126,7 +126,7 @@ def held_out(evaluated: dict[str, Any]) -> list[dict[str, Any]]:
                     "label": label,
                     "bits": figures["bits_per_base"],
                     "interval": figures.get("ci95"),
-                    "windowed": figures.get("windowed", {}).get("bits_per_base"),
+                    "endless": figures.get("endless", {}).get("bits_per_base"),
                     "perplexity": figures["perplexity"],
                     "bases": part["bases"],
                     "best": figures["bits_per_base"] == least,

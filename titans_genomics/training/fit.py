@@ -73,8 +73,9 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
     store, out = Path(store), Path(out)
     trainer_settings = _devices(config)
     tokens = TokenStore(store)
-    windows = TrainWindows(tokens, config.train.context, config.seed, config.train.reverse_complement)
-    held_out = HeldOutWindows(tokens, "validation", config.train.context, config.train.validation_windows)
+    context, carry = config.train.context, config.train.carry
+    windows = TrainWindows(tokens, context, config.seed, config.train.reverse_complement, carry=carry)
+    held_out = HeldOutWindows(tokens, "validation", context * carry, -(-config.train.validation_windows // carry))
     identity = _identity(config, tokens, model)
     last = out / "last.ckpt"
     first_process = (_get_rank() or 0) == 0
@@ -145,6 +146,7 @@ class Recorder(L.Callback):
         self.metrics: Metrics | None = None
         self._losses: list[float] = []
         self._logged_step = 0
+        self._save_due = False
         self._logged_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: NextToken) -> None:  # type: ignore[override]
@@ -177,7 +179,10 @@ class Recorder(L.Callback):
         final = step == settings.max_steps
         validate = final or step % settings.validate_every == 0
         stopping = trainer.received_sigterm and trainer.world_size == 1  # a cluster's notice before it kills
-        save = final or stopping or step % settings.checkpoint_every == 0
+        self._save_due |= stopping or step % settings.checkpoint_every == 0
+        # a carried memory is not kept in checkpoints: they are written where the next window begins with an empty one
+        save = final or (self._save_due and step % settings.carry == 0)
+        self._save_due &= not save
         if not (validate or save or step % LOG_EVERY == 0):
             return
         row = self._row(module)

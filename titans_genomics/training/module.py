@@ -42,19 +42,25 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 class StepOrder:
     """Window numbers of each batch: a function of (batch, rank) alone, so that a resumed run sees what it would have seen.
 
-    Batch b of rank r among w ranks holds windows (b w + r) B ... (b w + r) B + B - 1.
+    Batch b of rank r among w ranks holds stretches (b w + r) B ... (b w + r) B + B - 1, each of one window. With ``carry`` = n,
+    a stretch is n windows, and the a batches of n optimiser steps read a w B stretches side by side.
     """
 
-    def __init__(self, first: int, stop: int, size: int, rank: int, world: int) -> None:
+    def __init__(
+        self, first: int, stop: int, size: int, rank: int, world: int, accumulate: int = 1, carry: int = 1
+    ) -> None:
         self.first, self.stop, self.size, self.rank, self.world = first, stop, size, rank, world
+        self.accumulate, self.carry = accumulate, carry
 
     def __len__(self) -> int:
         return max(0, self.stop - self.first)
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(self.first, self.stop):
-            start = (batch * self.world + self.rank) * self.size
-            yield list(range(start, start + self.size))
+            step, micro = divmod(batch, self.accumulate)
+            turn, part = divmod(step, self.carry)
+            start = ((turn * self.accumulate + micro) * self.world + self.rank) * self.size
+            yield [stretch * self.carry + part for stretch in range(start, start + self.size)]
 
 
 class NextToken(L.LightningModule):
@@ -89,6 +95,7 @@ class NextToken(L.LightningModule):
         self.seconds = 0.0
         self.loss = self.gradient_norm = math.nan
         self._losses: list[Tensor] = []
+        self._carried: dict[int, Any] = {}  # batch of an optimiser step -> the state after its windows
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -102,6 +109,8 @@ class NextToken(L.LightningModule):
             self.settings.batch_size,
             self.trainer.global_rank,
             self.trainer.world_size,
+            batches,
+            self.settings.carry,
         )
         cuda = self.device.type == "cuda"
         return DataLoader(self.windows, batch_sampler=order, num_workers=2 if cuda else 0, pin_memory=cuda)  # type: ignore[arg-type]
@@ -115,13 +124,17 @@ class NextToken(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood per scored base, nats.
 
+        With ``train.carry`` the state of the step before goes on, unless a new stretch of the genome begins.
+
         With ``train.piece`` the windows are read in pieces (truncated back-propagation): the state goes on, its history
         does not. All pieces but the last are differentiated here, the last by Lightning; their gradients add up.
         """
         inputs, targets = batch[:, :-1], batch[:, 1:]
         scored = (targets < BASES).sum().clamp(min=1)
         pieces = zip(*(x.split(self.settings.piece or x.shape[1], dim=1) for x in (inputs, targets)), strict=True)
-        state, loss, total = None, torch.zeros(()), torch.zeros((), device=batch.device)
+        micro = len(self._losses)
+        state = self._carried.pop(micro, None) if self.step % self.settings.carry else None
+        loss, total = torch.zeros(()), torch.zeros((), device=batch.device)
         for number, (tokens, following) in enumerate(pieces):
             if number:
                 with torch.autocast(batch.device.type, enabled=False):
@@ -131,7 +144,9 @@ class NextToken(L.LightningModule):
             loss = next_token_nll(logits, following).sum() / scored
             total += loss.detach()
         self._losses.append(total)
-        if state is not None and self.settings.piece is not None:
+        if self.settings.carry > 1:
+            self._carried[micro] = state.detach()
+        if self.settings.carry > 1 or self.settings.piece is not None:
             # processes share gradients in the last backward pass, so every parameter must take part in it: M_0 would not
             loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         return loss
@@ -211,6 +226,7 @@ class NextToken(L.LightningModule):
         """Count and report a step that is not finite; stop after too many in a row."""
         named = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         optimizer.zero_grad()
+        self._carried.clear()  # what was read may be what went wrong: go on with an empty memory
         self.skipped += 1
         self.skipped_in_a_row += 1
         if not math.isfinite(self.loss):
