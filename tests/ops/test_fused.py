@@ -144,8 +144,14 @@ SPILLED = {"advance": 256, "read": 512, "read_backward": 2048, "advance_backward
         (1, 64, False),
         *(
             pytest.param(depth, d, half, marks=pytest.mark.slow)
-            for depth, d, half in [(1, 32, True), (1, 64, True), (1, 128, True), (1, 128, False)]
-            + [(2, 32, True), (2, 32, False), (2, 64, False), (2, 128, True)]
+            for depth, d, half in [
+                (1, 32, True),
+                (1, 128, True),
+                (1, 128, False),
+                (2, 32, True),
+                (2, 64, False),
+                (2, 128, True),
+            ]
         ),
     ],
 )
