@@ -215,6 +215,10 @@ class TrainConfig(Section):
     validate_every: int = Field(100, ge=1, description="optimiser steps between validations")
     validation_windows: int = Field(64, ge=1, description="validation windows, spread evenly over the validation split")
     checkpoint_every: int = Field(100, ge=1, description="optimiser steps between `last` checkpoints")
+    watch: bool = Field(
+        False,
+        description="debugging: stop where a memory first becomes NaN or infinite and name layer, head and token, instead of skipping the step",
+    )
     max_nonfinite: int = Field(
         10, ge=1, description="non-finite steps in a row (each is skipped and counted) after which training stops"
     )

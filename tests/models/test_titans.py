@@ -225,6 +225,19 @@ def test_autocast_keeps_the_state_in_float32():
     logits.sum().backward()
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_watching_names_where_a_memory_became_nan(variant):
+    model, x = build(variant), tokens()
+    with torch.no_grad():
+        model.blocks[1].mixer.memory.initial[0][1, 0, 0] = torch.inf
+    assert not model(x)[0].isfinite().all()
+    model.watch()
+    with pytest.raises(ValueError, match=r"in layer 1, head 1, at token 0 of sequence 0 of this call"):
+        model(x)
+    model.watch(False)
+    model(x)
+
+
 def test_what_does_not_fit_is_named():
     model = build()
     with pytest.raises(ValueError, match="tokens must be"):

@@ -180,6 +180,10 @@ def test_one_repeated_key_converges(chunk):
         ({"chunk": 0}, "^chunk must"),
         ({"backend": "fast"}, "^backend must"),
         ({"offset": 3}, "^offset must"),
+        ({"alpha": torch.full((2, 40, 3), 1.01)}, r"^alpha must .* found 1.01"),
+        ({"eta": torch.full((2, 40, 3), -0.1)}, r"^eta must .* found -0.1"),
+        ({"theta": torch.full((2, 40, 3), torch.nan)}, r"^theta must .* found nan"),
+        ({"theta": torch.full((2, 40, 3), torch.inf)}, r"^theta must be finite"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

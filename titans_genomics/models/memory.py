@@ -44,6 +44,7 @@ class NeuralMemory(nn.Module):
     def __init__(self, config: TitansConfig):
         super().__init__()
         D, H = config.d_model, config.n_heads
+        self.watched: int | None = None
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
         self.bound_values = config.bound_values
@@ -83,8 +84,10 @@ class NeuralMemory(nn.Module):
         memory = state.memory
         y, memory = neural_memory(
             unit(q), unit(k), v, alpha, eta, theta, memory.weights, memory.surprise, self.chunk,
-            anchor=memory.anchor, offset=memory.offset,
+            anchor=memory.anchor, offset=memory.offset, check=False,
         )  # fmt: skip
+        if self.watched is not None:
+            self.watch(y, alpha=alpha, eta=eta, theta=theta)
         if self.training:
             self.record(alpha, eta, theta, memory)
         return self.read_out(x, y), MemoryLayerState(memory, tail)
@@ -94,6 +97,8 @@ class NeuralMemory(nn.Module):
         D = self.heads * self.width
         q, tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail)
         y = memory_mlp(unit(q.unflatten(-1, (self.heads, self.width))).to(weights[0].dtype), weights)
+        if self.watched is not None:
+            self.watch(y)
         return self.read_out(x, y), tail
 
     def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +120,17 @@ class NeuralMemory(nn.Module):
         """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""
         y = (F.rms_norm(full_precision(y), (self.width,), eps=1e-6) * self.head_norm).flatten(2)
         return self.to_output(y.to(x.dtype) * F.silu(self.to_output_gate(x)))
+
+    def watch(self, y: Tensor, **gates: Tensor) -> None:
+        """Raise ValueError where y (B, T, H, d) is not finite for the first time; `watched` is the number of this layer."""
+        bad = (~y.isfinite().all(-1)).nonzero()
+        if len(bad):
+            row, token, head = bad[bad[:, 1].argmin()].tolist()
+            values = "".join(f", {name} {gate[row, token, head].item():.4g}" for name, gate in gates.items())
+            raise ValueError(
+                f"the memory became NaN or infinite in layer {self.watched}, head {head}, at token {token} of sequence {row} "
+                f"of this call{values}: lower the learning rate or model.theta_max"
+            )
 
     @torch.no_grad()
     def record(self, alpha: Tensor, eta: Tensor, theta: Tensor, memory: MemoryState) -> None:

@@ -108,6 +108,13 @@ class LanguageModel(nn.Module):
                 figures[f"{name}/{index}"] = value
         return figures
 
+    def watch(self, on: bool = True) -> None:
+        """Debugging: from now on a memory that becomes NaN or infinite raises ValueError naming layer, head and token."""
+        for index, block in enumerate(self.blocks):
+            for module in block.modules():
+                if isinstance(module, NeuralMemory):
+                    module.watched = index if on else None
+
     def no_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone: all but the matrices of linear layers; also the gates."""
         gates = {id(m.to_gates.weight) for m in self.modules() if isinstance(m, NeuralMemory)}

@@ -47,6 +47,7 @@ def neural_memory(
     backend: Backend = "auto",
     anchor: list[Tensor] | None = None,
     offset: int = 0,
+    check: bool = True,
 ) -> tuple[Tensor, MemoryState]:
     """Write T tokens to the memory and read it with each token's query (eq. 12-18).
 
@@ -73,6 +74,7 @@ def neural_memory(
         never writes to what it is given)
     anchor, offset : of the `MemoryState` of an earlier call whose last chunk is still open; then this call
         continues that chunk. Without them a chunk starts at the first token.
+    check : look at the values of the gates, too (on a GPU this waits for them)
 
     Returns
     -------
@@ -85,6 +87,8 @@ def neural_memory(
         Naming the argument that does not fit.
     """
     _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset)
+    if check:
+        _check_gates(alpha, eta, theta)
     learning = torch.is_grad_enabled() and any(
         x.requires_grad for x in (q, k, v, alpha, eta, theta, *weights, *(surprise or ()), *(anchor or ()))
     )
@@ -157,6 +161,14 @@ def _as_state(tensors: list[Tensor], dtype: torch.dtype, backend: Backend) -> li
             return tensors
         tensors = [x.clone() for x in tensors]
     return [x.to(dtype) for x in tensors]
+
+
+def _check_gates(alpha: Tensor, eta: Tensor, theta: Tensor) -> None:
+    """Raise ValueError for a gate that is NaN or outside its range."""
+    for name, gate, most in (("alpha", alpha, 1.0), ("eta", eta, 1.0), ("theta", theta, float("inf"))):
+        low, high = (float(x) for x in torch.aminmax(gate.detach()))
+        if not (low >= 0 and high <= most and high < float("inf")):
+            raise ValueError(f"{name} must be finite and lie in [0, {most:g}], found {low:g} to {high:g}")
 
 
 def _check(q, k, v, alpha, eta, theta, weights, surprise, chunk, backend, anchor, offset) -> None:

@@ -88,6 +88,7 @@ class NextToken(L.LightningModule):
         self.settings: TrainConfig = config.train
         self.model = build_model(name, model_config(config, name))
         self.model.checkpoint_activations = config.train.checkpoint
+        self.model.watch(config.train.watch)
         self.windows: Dataset[Tensor] | None = None
         self.identity: dict[str, Any] = {}
         self.step = self.skipped = self.skipped_in_a_row = 0
