@@ -132,9 +132,9 @@ class TitansConfig(Section):
     )
     persistent: int = Field(4, ge=0, description="MAC, MAG, MAL: persistent tokens (P); 0 switches them off")
     conv: int = Field(
-        4,
+        8,
         ge=0,
-        description="kernel of the causal depthwise convolution after the q, k, v projections, tokens; 0 switches it off",
+        description="kernel of the causal depthwise convolution after the q, k, v projections, tokens; 0 switches it off (the paper has 4; DNA gains from 8, docs/model.md)",
     )
     momentum: bool = Field(True, description="surprise decay eta (eq. 10); false: eta = 0")
     forgetting: bool = Field(True, description="forgetting alpha (eq. 13); false: alpha = 0")
@@ -195,7 +195,7 @@ class TrainConfig(Section):
     )
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up before an optimiser step")
     max_steps: int = Field(500, ge=1, description="optimiser steps")
-    lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    lr: float = Field(5e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: Fraction = Field(0.1, description="final learning rate as a share of the peak (cosine)")
     warmup: int = Field(20, ge=0, description="linear warm-up, optimiser steps")
     weight_decay: float = Field(
