@@ -136,6 +136,7 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         heldout=tables.held_out(evaluated),
         heldout_text=tables.held_out_text(evaluated),
         context_source=next(iter(evaluated["sources"])),
+        stretch=evaluated.get("stretch"),
         downstream=tables.downstream(downstream, config) if downstream else None,
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),

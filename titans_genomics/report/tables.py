@@ -147,7 +147,7 @@ def held_out_text(evaluated: dict[str, Any]) -> str:
     else:
         verdict = "not distinguishable from"
     return (
-        f"Each model reads the {evaluated['split']} split from its first base to its last with its memory carried along. On {source} the "
+        f"Each model reads the {evaluated['split']} split from its first base to its last. On {source} the "
         f"Titans model is {verdict} the best order-k Markov model, fitted on both strands of the same training sequence: "
         f"{bits:+.4f} bits per base (95% interval {low:+.4f} to {high:+.4f}, blocks of sequence resampled in pairs). "
         "Two bits per base is guessing among four letters."
