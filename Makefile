@@ -1,7 +1,7 @@
 # make run        the default run: real sequence files to results/default/report.html
 # make test       the test suite, the default run included (about a quarter of an hour on two cores)
 # make lint       style of the code and of the workflow
-# make bench-ops  speed and memory beside other implementations (about 25 minutes; quick: make bench-ops BENCH=--quick)
+# make bench-ops  speed and memory beside other implementations (tens of minutes; small sizes: make bench-ops BENCH=--quick)
 # make bench-gpu  the same on an NVIDIA GPU
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.

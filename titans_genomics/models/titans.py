@@ -20,8 +20,8 @@ class LanguageModel(nn.Module):
     Attributes
     ----------
     checkpoint_activations : bool, default False
-        Training keeps only the input of each block and computes the rest again, piece by piece: less memory, about
-        a quarter more time. Inputs longer than `pieces.LONG` tokens are always read so.
+        Training keeps only the input of each block and computes the rest again, piece by piece: less memory,
+        more time. Inputs longer than `pieces.LONG` tokens are always read so.
     """
 
     checkpoint_activations = False

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-silu_backward = torch.ops.aten.silu_backward  # (gradient, z) -> gradient * silu'(z), one pass
+from titans_genomics.ops.convolution import silu_backward
 
 KEEP_BYTES = 768 << 20  # what one call may keep of its forward pass for the backward pass before it recomputes
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-silu_backward = torch.ops.aten.silu_backward  # (gradient, z) -> gradient * silu'(z), one pass
+from titans_genomics.ops.convolution import silu_backward
 
 
 class OwnBuffers(list[Tensor]):
