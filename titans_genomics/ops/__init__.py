@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from types import ModuleType
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -68,8 +70,8 @@ def neural_memory(
     weights : L tensors (B, H, out, in), the memory before the first token: (hidden, d), ..., (d, hidden); (d, d) for L = 1
     surprise : L tensors like weights, the surprise before the first token; None: zeros
     chunk : tokens whose inner gradients are taken at the same weights, at least 1 (1: the online rule)
-    backend : "reference" (the oracle, token by token), "chunked" (matrix products, any device), "fused" (Triton kernels
-        for NVIDIA GPUs, 1 or 2 layers, float32), "decode" (token by token without gradients, for a few tokens; it
+    backend : "reference" (the oracle, token by token), "chunked" (matrix products, any device), "fused" (float32
+        kernels: Numba on CPUs, Triton on NVIDIA GPUs with 1 or 2 layers), "decode" (token by token without gradients, for a few tokens; it
         overwrites a state that an earlier "decode" call returned, and no other tensor), "auto" (`picked_backend`;
         never writes to what it is given)
     anchor, offset : of the `MemoryState` of an earlier call whose last chunk is still open; then this call
@@ -100,16 +102,14 @@ def neural_memory(
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     kept = v.dtype
     alpha, eta, theta = (x.to(dtype) for x in (alpha, eta, theta))
-    if picked != "fused":  # its kernels read any floating type
+    if not (picked == "fused" and q.is_cuda):  # its kernels for GPUs read any floating type
         q, k, v = (x.to(dtype) for x in (q, k, v))
     surprise = [torch.zeros_like(w, dtype=dtype) for w in weights] if surprise is None else surprise
     anchor = list(weights) if anchor is None else anchor
     weights, surprise, anchor = (_as_state(xs, dtype, backend) for xs in (weights, surprise, anchor))
     arguments = (q, k, v, alpha, eta, theta, weights, surprise, anchor, offset, chunk)
     if picked == "fused":
-        from titans_genomics.ops.fused import fused_memory
-
-        y, *state = fused_memory(*arguments)
+        y, *state = _fused_kernels(q).fused_memory(*arguments)
     elif picked == "decode":
         y, *state = decode_memory(*arguments, in_place=backend == "decode")
     else:
@@ -132,18 +132,26 @@ def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = Non
         learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, *weights))
     if q.shape[1] == 1 and not learning:
         return "decode"
-    if q.is_cuda and _why_not_fused(q, q if v is None else v, weights) is None:
-        return "fused"
-    return "chunked"
+    return "fused" if _why_not_fused(q, q if v is None else v, weights) is None else "chunked"
+
+
+def _fused_kernels(q: Tensor) -> ModuleType:
+    """The module of backend "fused" for the device of q; Triton's interpreter (TRITON_INTERPRET=1) takes the CPU's place."""
+    if q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        from titans_genomics.ops import fused_cpu
+
+        return fused_cpu
+    from titans_genomics.ops import fused_gpu
+
+    return fused_gpu
 
 
 def _why_not_fused(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
     """Why backend "fused" does not take these tensors; None: it does."""
     try:
-        from titans_genomics.ops.fused import why_not
+        return _fused_kernels(q).why_not(q, v, weights)
     except ImportError as error:
         return str(error)
-    return why_not(q, v, weights)
 
 
 def _check_backend(backend: Backend, q: Tensor, v: Tensor, weights: list[Tensor], learning: bool) -> None:

@@ -43,7 +43,7 @@ try:
     import triton.language as tl
 except ImportError as error:
     raise ImportError(
-        "backend 'fused' needs Triton, which comes with CUDA builds of PyTorch: pip install 'titans-genomics[gpu]'"
+        "backend 'fused' needs Triton on GPUs, which comes with CUDA builds of PyTorch: pip install 'titans-genomics[gpu]'"
     ) from error
 
 KEEP_BYTES = 2 << 30  # of tile states that one call may keep for its backward pass before it recomputes

@@ -1,0 +1,695 @@
+"""The dual form on CPUs: one pass over a chunk in the caches of one core, forward and backward, compiled by Numba.
+
+The same lines as `chunked`, for one memory (one sequence, one head) at a time; memories are shared out over threads.
+What differs is where the time goes: no call per product, activations and decays in the same pass, nothing computed above
+the diagonal of a b x b matrix, and nothing kept for the backward pass but the memory at every K-th chunk border.
+
+Letters: s tokens of a chunk, m inputs and n outputs of a layer, each padded with zeros to a multiple of `tiles.PAD`.
+A layer's matrix R (2m + s, n) holds W^T, S^T and the errors D of the chunk, one below the other, so that the weights
+after token t applied to a query are one row of X R with X = [A q | B q | (q k^T) * C] (s, 2m + s). The errors are those
+of half the inner loss; its factor 2 and the sign of the descent stand in C.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from titans_genomics.ops.tiles import (
+    LANE,
+    ONE,
+    PAD,
+    TWO,
+    kernel,
+    multiply,
+    multiply_into_lower,
+    multiply_lower,
+    multiply_upper,
+    reduction,
+    sigmoid,
+    transpose,
+)
+
+KEEP_BYTES = 256 << 20  # what one call may keep of memories at chunk borders for its backward pass
+FEWEST = 8  # chunks between borders that are kept: their intermediates stay in the cache
+TINY = np.float32(1e-25)  # products of gates below this are zero: no product of two of them is a denormal number
+
+
+class Work(NamedTuple):
+    """What one thread works in. Tuples hold an array per layer; arrays with `i` in front hold one matrix per chunk of a group."""
+
+    iR: tuple  # (K + 1, 2m + s, n) W^T, S^T before the chunk and its errors
+    iK: tuple  # (K, s, m) layer inputs of the keys
+    iz: tuple  # (K, s, n) pre-activations of the keys
+    iE: tuple  # (K, s, n) errors before the activation's derivative
+    at: tuple  # (m, n) W^T where the gradients are taken
+    WT: tuple  # (n, m) the same transposed
+    Q: tuple  # (s, m) layer inputs of the queries
+    Z: tuple  # (s, n) pre-activations of the queries; the output in the last layer
+    KT: tuple  # (m, s)
+    att: tuple  # (s, s) q k^T, up to the diagonal
+    X: tuple  # (s, 2m + s)
+    Y: tuple  # (s, 2m) [c K | r K]: minus the weights of the errors in the memory handed on
+    dR: tuple  # (2m + s, n) gradient of R
+    dnext: tuple  # (2m, n) gradient of the memory handed on
+    dnextT: tuple  # (n, 2m)
+    dat: tuple  # (m, n) gradient of `at`
+    RT: tuple  # (n, 2m + s)
+    dX: tuple  # (s, 2m + s)
+    dY: tuple  # (s, 2m)
+    dK: tuple  # (s, m)
+    dQ: tuple  # (s, m)
+    dZ: tuple  # (s, n)
+    dz: tuple  # (s, n)
+    v: np.ndarray  # (s, d)
+    A: np.ndarray  # (s,) what is left of W after token t
+    B: np.ndarray  # (s,) what is left of S in the weights after token t
+    p: np.ndarray  # (s,) what is left of S in the surprise after token t
+    P: np.ndarray  # (s, s) what is left of gradient i in the surprise after token t
+    E: np.ndarray  # (s, s) what of gradient i stands in the weights after token t, for a step of 1
+    C: np.ndarray  # (s, s) the same for the step of token i, times -2
+    dA: np.ndarray
+    dB: np.ndarray
+    dC: np.ndarray
+    dr: np.ndarray  # (s,) gradient of the weight of error i in the surprise handed on
+    ends: np.ndarray  # (3,) gradients of A, B and p in the memory handed on
+    gP: np.ndarray
+    gE: np.ndarray
+
+
+def padded(size: int) -> int:
+    """The next multiple of PAD."""
+    return -(-size // PAD) * PAD
+
+
+def make_work(widths: list[int], chunk: int, every: int, learning: bool) -> Work:
+    """Zeroed memory for one thread."""
+    s = padded(chunk)
+    layers = [(padded(m), padded(n)) for m, n in pairwise(widths)]
+    last = len(layers) - 1
+    some = every if learning else 1
+
+    def each(shape, needed: bool = True) -> tuple:
+        return tuple(
+            np.zeros([x if needed else PAD for x in shape(l, m, n)], np.float32) for l, (m, n) in enumerate(layers)
+        )
+
+    table = lambda: np.zeros((s, s), np.float32)  # noqa: E731
+    row = lambda: np.zeros(s, np.float32)  # noqa: E731
+    return Work(
+        iR=each(lambda l, m, n: (some + 1, 2 * m + s, n)),
+        iK=each(lambda l, m, n: (some, s, m)),
+        iz=each(lambda l, m, n: (some, s, n)),
+        iE=each(lambda l, m, n: (some, s, n) if l < last else (1, PAD, PAD)),
+        at=each(lambda l, m, n: (m, n)),
+        WT=each(lambda l, m, n: (n, m)),
+        Q=each(lambda l, m, n: (s, m)),
+        Z=each(lambda l, m, n: (s, n)),
+        KT=each(lambda l, m, n: (m, s)),
+        att=each(lambda l, m, n: (s, s)),
+        X=each(lambda l, m, n: (s, 2 * m + s)),
+        Y=each(lambda l, m, n: (s, 2 * m)),
+        dR=each(lambda l, m, n: (2 * m + s, n), learning),
+        dnext=each(lambda l, m, n: (2 * m, n), learning),
+        dnextT=each(lambda l, m, n: (n, 2 * m), learning),
+        dat=each(lambda l, m, n: (m, n), learning),
+        RT=each(lambda l, m, n: (n, 2 * m + s), learning),
+        dX=each(lambda l, m, n: (s, 2 * m + s), learning),
+        dY=each(lambda l, m, n: (s, 2 * m), learning),
+        dK=each(lambda l, m, n: (s, m), learning),
+        dQ=each(lambda l, m, n: (s, m), learning),
+        dZ=each(lambda l, m, n: (s, n), learning),
+        dz=each(lambda l, m, n: (s, n), learning),
+        v=np.zeros((s, padded(widths[0])), np.float32),
+        A=row(), B=row(), p=row(), P=table(), E=table(), C=table(),
+        dA=row(), dB=row(), dC=table(), dr=row(), ends=np.zeros(3, np.float32), gP=row(), gE=row(),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- one chunk, forward
+
+
+@kernel()
+def load(target, source):
+    """The first rows and columns of target are source; the other rows are zero."""
+    n, width = source.shape
+    target[n:] = 0
+    for t in range(n):
+        for x in range(width):
+            target[t, x] = source[t, x]
+
+
+@kernel()
+def make_decays(w, alpha, eta, theta):
+    """The products of the gates of a chunk (n,), as recurrences over its tokens: only factors up to 1 are multiplied."""
+    n, s = alpha.shape[0], w.A.shape[0]
+    a, b, p = ONE, np.float32(0), ONE
+    for t in range(s):
+        if t >= n:
+            w.A[t] = w.B[t] = w.p[t] = 0
+            w.C[t] = 0
+            continue
+        keep, decay = ONE - alpha[t], eta[t]
+        a = keep * a
+        a = a if a > TINY else np.float32(0)
+        p = decay * p
+        p = p if p > TINY else np.float32(0)
+        b = keep * b
+        b = (b if b > TINY else np.float32(0)) + p
+        w.A[t], w.B[t], w.p[t] = a, b, p
+        for i in range(t):
+            left = decay * w.P[t - 1, i]
+            left = left if left > TINY else np.float32(0)
+            kept = keep * w.E[t - 1, i]
+            w.P[t, i] = left
+            w.E[t, i] = (kept if kept > TINY else np.float32(0)) + left
+        w.P[t, t] = w.E[t, t] = ONE
+        for i in range(t + 1):
+            w.C[t, i] = -TWO * theta[i] * w.E[t, i]
+
+
+@kernel()
+def activate(y, z):
+    """y = SiLU(z)"""
+    for t in range(z.shape[0]):
+        for x in range(z.shape[1]):
+            y[t, x] = z[t, x] * sigmoid(z[t, x])
+
+
+@kernel()
+def times_slope(y, z):
+    """y *= SiLU'(z)"""
+    for t in range(z.shape[0]):
+        for x in range(z.shape[1]):
+            g = sigmoid(z[t, x])
+            y[t, x] = y[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+
+
+@kernel()
+def times_slope_into(y, e, z):
+    """y = e SiLU'(z)"""
+    for t in range(z.shape[0]):
+        for x in range(z.shape[1]):
+            g = sigmoid(z[t, x])
+            y[t, x] = e[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+
+
+@kernel()
+def write_keys(w, i, k, v, anchored):
+    """The errors of chunk i of a group: layer inputs and pre-activations of the keys, and D in the last rows of R."""
+    depth = len(w.iR)
+    load(w.iK[0][i], k)
+    load(w.v, v)
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        at = w.at[layer] if anchored else w.iR[layer][i][:m]
+        multiply(w.iz[layer][i], w.iK[layer][i], at, False)
+        if layer < depth - 1:
+            activate(w.iK[layer + 1][i], w.iz[layer][i])
+    m = w.at[depth - 1].shape[0]
+    D = w.iR[depth - 1][i][2 * m :]
+    z = w.iz[depth - 1][i]
+    for t in range(z.shape[0]):
+        for x in range(z.shape[1]):
+            D[t, x] = z[t, x] - w.v[t, x]
+    for layer in range(depth - 1, 0, -1):
+        m = w.at[layer].shape[0]
+        at = w.at[layer] if anchored else w.iR[layer][i][:m]
+        transpose(w.WT[layer], at)
+        multiply(w.iE[layer - 1][i], w.iR[layer][i][2 * m :], w.WT[layer], False)
+        below = w.at[layer - 1].shape[0]
+        times_slope_into(w.iR[layer - 1][i][2 * below :], w.iE[layer - 1][i], w.iz[layer - 1][i])
+
+
+@kernel()
+def weigh_errors(w, layer, i, last, theta):
+    """Y = [c K | r K], the weights of the errors of chunk i in the memory after its token `last`."""
+    K, Y = w.iK[layer][i], w.Y[layer]
+    m = K.shape[1]
+    Y[last + 1 :] = 0
+    for t in range(last + 1):
+        c, r = w.C[last, t], -TWO * theta[t] * w.P[last, t]
+        for x in range(m):
+            Y[t, x] = c * K[t, x]
+            Y[t, m + x] = r * K[t, x]
+
+
+@kernel()
+def hand_over(w, i, last, theta):
+    """The memory after token `last` of chunk i, in the first rows of R of chunk i + 1."""
+    a, b, p = w.A[last], w.B[last], w.p[last]
+    for layer in range(len(w.iR)):
+        m = w.at[layer].shape[0]
+        R, after = w.iR[layer][i], w.iR[layer][i + 1]
+        for x in range(m):
+            for y in range(R.shape[1]):
+                after[x, y] = a * R[x, y] + b * R[m + x, y]
+                after[m + x, y] = p * R[m + x, y]
+        weigh_errors(w, layer, i, last, theta)
+        multiply(after[: 2 * m], w.Y[layer].T, R[2 * m :], True)
+
+
+@kernel()
+def read_queries(w, i, q):
+    """Z of the last layer: what the memory answers to the queries of chunk i, each token with its own weights."""
+    depth = len(w.iR)
+    load(w.Q[0], q)
+    for layer in range(depth):
+        Q, K, X, R, att = w.Q[layer], w.iK[layer][i], w.X[layer], w.iR[layer][i], w.att[layer]
+        s, m = Q.shape
+        transpose(w.KT[layer], K)
+        multiply_into_lower(att, Q, w.KT[layer])
+        for t in range(s):
+            for x in range(m):
+                X[t, x] = w.A[t] * Q[t, x]
+                X[t, m + x] = w.B[t] * Q[t, x]
+            for x in range((t // LANE + 1) * LANE):
+                X[t, 2 * m + x] = att[t, x] * w.C[t, x]
+        multiply(w.Z[layer], X[:, : 2 * m], R[: 2 * m], False)
+        multiply_lower(w.Z[layer], X[:, 2 * m :], R[2 * m :], True)
+        if layer < depth - 1:
+            activate(w.Q[layer + 1], w.Z[layer])
+
+
+# ------------------------------------------------------------------------------------------ one chunk, backward
+
+
+@reduction()
+def inner(a, b):
+    """Sum of the products of two matrices."""
+    total = np.float32(0)
+    for x in range(a.shape[0]):
+        for y in range(a.shape[1]):
+            total += a[x, y] * b[x, y]
+    return total
+
+
+@reduction()
+def inner_row(a, b):
+    """Sum of the products of two rows."""
+    total = np.float32(0)
+    for x in range(a.shape[0]):
+        total += a[x] * b[x]
+    return total
+
+
+@kernel()
+def back_hand_over(w, i, last, theta):
+    """From the gradient of the memory handed on to those of R, the keys' layer inputs and the decays."""
+    a, b, p = w.A[last], w.B[last], w.p[last]
+    w.dC[:] = 0
+    w.dr[:] = 0
+    w.ends[:] = 0
+    for layer in range(len(w.iR)):
+        R, K, dR, after, dK, dY = w.iR[layer][i], w.iK[layer][i], w.dR[layer], w.dnext[layer], w.dK[layer], w.dY[layer]
+        m = K.shape[1]
+        weigh_errors(w, layer, i, last, theta)
+        multiply(dR[2 * m :], w.Y[layer], after, False)
+        transpose(w.dnextT[layer], after)
+        multiply(dY, R[2 * m :], w.dnextT[layer], False)
+        w.ends[0] += inner(after[:m], R[:m])
+        w.ends[1] += inner(after[:m], R[m : 2 * m])
+        w.ends[2] += inner(after[m:], R[m : 2 * m])
+        for x in range(m):
+            for y in range(R.shape[1]):
+                dR[x, y] = a * after[x, y]
+                dR[m + x, y] = b * after[x, y] + p * after[m + x, y]
+        dK[last + 1 :] = 0
+        for t in range(last + 1):
+            c, r = w.C[last, t], -TWO * theta[t] * w.P[last, t]
+            w.dC[last, t] += inner_row(dY[t, :m], K[t])
+            w.dr[t] += inner_row(dY[t, m:], K[t])
+            for x in range(m):
+                dK[t, x] = c * dY[t, x] + r * dY[t, m + x]
+
+
+@kernel()
+def back_queries(w, i):
+    """From dZ of the last layer to dQ of the first, and to R, the keys' layer inputs and the decays."""
+    depth = len(w.iR)
+    w.dA[:] = 0
+    w.dB[:] = 0
+    for layer in range(depth - 1, -1, -1):
+        Q, K, X, R = w.Q[layer], w.iK[layer][i], w.X[layer], w.iR[layer][i]
+        att, dX, dQ, dZ, dR, RT = w.att[layer], w.dX[layer], w.dQ[layer], w.dZ[layer], w.dR[layer], w.RT[layer]
+        s, m = Q.shape
+        transpose(RT, R)
+        multiply(dX[:, : 2 * m], dZ, RT[:, : 2 * m], False)
+        multiply_into_lower(dX[:, 2 * m :], dZ, RT[:, 2 * m :])
+        multiply(dR[: 2 * m], X[:, : 2 * m].T, dZ, True)
+        multiply_upper(dR[2 * m :], X[:, 2 * m :].T, dZ, True)
+        for t in range(s):
+            w.dA[t] += inner_row(dX[t, :m], Q[t])
+            w.dB[t] += inner_row(dX[t, m : 2 * m], Q[t])
+            for x in range((t // LANE + 1) * LANE):
+                w.dC[t, x] += dX[t, 2 * m + x] * att[t, x]
+                dX[t, 2 * m + x] *= w.C[t, x]
+        multiply_upper(w.dK[layer], dX[:, 2 * m :].T, Q, True)
+        multiply_lower(dQ, dX[:, 2 * m :], K, False)
+        for t in range(s):
+            for x in range(m):
+                dQ[t, x] += w.A[t] * dX[t, x] + w.B[t] * dX[t, m + x]
+        if layer > 0:
+            times_slope_into(w.dZ[layer - 1], dQ, w.Z[layer - 1])
+
+
+@kernel()
+def bend(dz, dD, E, z):
+    """dz = dD E SiLU''(z), then dD *= SiLU'(z): the derivative of D = E SiLU'(z)."""
+    for t in range(z.shape[0]):
+        for x in range(z.shape[1]):
+            g = sigmoid(z[t, x])
+            flat = ONE - g
+            dz[t, x] = dD[t, x] * E[t, x] * (g * flat * (TWO + z[t, x] * (flat - g)))
+            dD[t, x] = dD[t, x] * (g * (ONE + z[t, x] * flat))
+
+
+@kernel()
+def back_keys(w, i, anchored):
+    """Down through the errors, up through the activations: to dK of the first layer, dz of the last, and the weights."""
+    depth = len(w.iR)
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        at = w.at[layer] if anchored else w.iR[layer][i][:m]
+        transpose(w.WT[layer], at)
+        if anchored:
+            w.dat[layer][:] = 0
+        dat = w.dat[layer] if anchored else w.dR[layer][:m]
+        dD = w.dR[layer][2 * m :]
+        if layer > 0:
+            below = w.at[layer - 1].shape[0]
+            dE = w.dR[layer - 1][2 * below :]
+            multiply(dD, dE, at, True)
+            multiply(dat, dE.T, w.iR[layer][i][2 * m :], True)
+        if layer < depth - 1:
+            bend(w.dz[layer], dD, w.iE[layer][i], w.iz[layer][i])
+        else:
+            w.dz[layer][:] = dD
+    for layer in range(depth - 1, -1, -1):
+        m = w.at[layer].shape[0]
+        dat = w.dat[layer] if anchored else w.dR[layer][:m]
+        multiply(w.dK[layer], w.dz[layer], w.WT[layer], True)
+        multiply(dat, w.iK[layer][i].T, w.dz[layer], True)
+        if layer > 0:
+            z, dz, dK = w.iz[layer - 1][i], w.dz[layer - 1], w.dK[layer]
+            for t in range(z.shape[0]):
+                for x in range(z.shape[1]):
+                    g = sigmoid(z[t, x])
+                    dz[t, x] += dK[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+
+
+@reduction()
+def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
+    """The derivative of `make_decays`, its recurrences read backwards: exact also where a gate is closed."""
+    n = alpha.shape[0]
+    gP, gE = w.gP, w.gE
+    gP[:] = 0
+    gE[:] = 0
+    ga, gb, gp = np.float32(0), np.float32(0), np.float32(0)
+    for t in range(n - 1, -1, -1):
+        keep, decay = ONE - alpha[t], eta[t]
+        ga += w.dA[t]
+        gb += w.dB[t]
+        if t == n - 1:
+            ga += w.ends[0]
+            gb += w.ends[1]
+            gp += w.ends[2]
+            for i in range(n):
+                gP[i] = -TWO * theta[i] * w.dr[i]
+                d_theta[i] = -TWO * w.dr[i] * w.P[t, i]
+        gp += gb
+        for i in range(t + 1):
+            gE[i] += -TWO * theta[i] * w.dC[t, i]
+            d_theta[i] += -TWO * w.dC[t, i] * w.E[t, i]
+            gP[i] += gE[i]
+        d_keep, d_decay = gb * w.B[t - 1] + ga * w.A[t - 1] if t > 0 else ga, gp * w.p[t - 1] if t > 0 else gp
+        for i in range(t):
+            d_keep += gE[i] * w.E[t - 1, i]
+            d_decay += gP[i] * w.P[t - 1, i]
+            gE[i] *= keep
+            gP[i] *= decay
+        d_alpha[t], d_eta[t] = -d_keep, d_decay
+        ga *= keep
+        gb *= keep
+        gp *= decay
+
+
+# ------------------------------------------------------------------------------------------ all chunks of a memory
+
+
+@kernel()
+def begin(w, memory, at):
+    """Put the memory (L of (2m, n)) before chunk 0 of a group, and the weights of an open chunk where they belong."""
+    for layer in range(len(memory)):
+        w.iR[layer][0][: memory[layer].shape[0]] = memory[layer]
+        w.at[layer][:] = at[layer]
+
+
+@kernel()
+def forward(w, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders, every):
+    """Read a sequence q, k, v, y (T, d), gates (T,); `memory` and `at` become those after it. Returns nothing.
+
+    `borders`, L of (count, 2m, n), gets the memory before every `every`-th chunk; no count, no borders.
+    """
+    depth, T, width = len(memory), q.shape[0], q.shape[1]
+    begin(w, memory, at)
+    start, number, anchored = 0, 0, offset > 0
+    while start < T:
+        n = min(T - start, chunk - offset)
+        stop = start + n
+        if number % every == 0 and borders[0].shape[0] > 0:
+            for layer in range(depth):
+                borders[layer][number // every] = w.iR[layer][0][: borders[layer].shape[1]]
+        if not anchored:
+            for layer in range(depth):
+                w.at[layer][:] = w.iR[layer][0][: w.at[layer].shape[0]]
+        write_keys(w, 0, k[start:stop], v[start:stop], anchored)
+        make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
+        read_queries(w, 0, q[start:stop])
+        out = w.Z[depth - 1]
+        for t in range(n):
+            for x in range(width):
+                y[start + t, x] = out[t, x]
+        hand_over(w, 0, n - 1, theta[start:stop])
+        for layer in range(depth):
+            rows = memory[layer].shape[0]
+            w.iR[layer][0][:rows] = w.iR[layer][1][:rows]
+        offset = (offset + n) % chunk
+        anchored = False
+        start = stop
+        number += 1
+    for layer in range(depth):
+        memory[layer][:] = w.iR[layer][0][: memory[layer].shape[0]]
+        if offset == 0:
+            at[layer][:] = memory[layer][: at[layer].shape[0]]
+        else:
+            at[layer][:] = w.at[layer]
+
+
+@kernel()
+def backward(
+    w, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every, dq, dk, dv, d_alpha, d_eta, d_theta, d_memory, d_at
+):  # fmt: skip
+    """Gradients of `forward` from dy (T, d) and those of the memory and of the weights of an open chunk after it.
+
+    d_memory, L of (2m, n), and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
+    """
+    depth, T, width = len(d_memory), q.shape[0], q.shape[1]
+    for layer in range(depth):
+        w.dnext[layer][:] = d_memory[layer]
+        w.at[layer][:] = at[layer]
+    head = min(T, chunk - offset)
+    count = 1 + (T - head + chunk - 1) // chunk
+    for group in range(borders[0].shape[0] - 1, -1, -1):
+        for layer in range(depth):
+            w.iR[layer][0][: borders[layer].shape[1]] = borders[layer][group]
+        first = group * every
+        some = min(every, count - first)
+        for i in range(some):
+            start, stop = place(first + i, head, chunk, T)
+            anchored = offset > 0 and start == 0
+            write_keys(w, i, k[start:stop], v[start:stop], anchored)
+            if i < some - 1:
+                make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
+                hand_over(w, i, stop - start - 1, theta[start:stop])
+        for i in range(some - 1, -1, -1):
+            start, stop = place(first + i, head, chunk, T)
+            anchored = offset > 0 and start == 0
+            n = stop - start
+            gates = alpha[start:stop], eta[start:stop], theta[start:stop]
+            make_decays(w, gates[0], gates[1], gates[2])
+            read_queries(w, i, q[start:stop])
+            load(w.dZ[depth - 1], dy[start:stop])
+            back_hand_over(w, i, n - 1, gates[2])
+            back_queries(w, i)
+            back_keys(w, i, anchored)
+            back_decays(
+                w, gates[0], gates[1], gates[2], d_alpha[start:stop], d_eta[start:stop], d_theta[start:stop]
+            )
+            for t in range(n):
+                for x in range(width):
+                    dq[start + t, x] = w.dQ[0][t, x]
+                    dk[start + t, x] = w.dK[0][t, x]
+                    dv[start + t, x] = -w.dz[depth - 1][t, x]
+            for layer in range(depth):
+                m = w.at[layer].shape[0]
+                w.dnext[layer][:] = w.dR[layer][: 2 * m]
+                if anchored and stop == T:
+                    d_at[layer][:] += w.dat[layer]
+                elif anchored:
+                    d_at[layer][:] = w.dat[layer]
+                elif stop == T and (offset + T) % chunk > 0:
+                    w.dnext[layer][:m] += d_at[layer]
+                    d_at[layer][:] = 0
+    for layer in range(depth):
+        d_memory[layer][:] = w.dnext[layer]
+        if offset == 0:
+            d_at[layer][:] = 0
+
+
+@kernel()
+def place(number, head, chunk, T):
+    """First token and last token + 1 of a chunk, when the first chunk has `head` tokens."""
+    if number == 0:
+        return 0, head
+    start = head + (number - 1) * chunk
+    return start, min(start + chunk, T)
+
+
+# --------------------------------------------------------------------------------------------------- PyTorch
+
+
+def share_out(count: int, run) -> None:
+    """run(job numbers) on as many threads as PyTorch uses, the caller's among them; jobs are taken as threads get free."""
+    jobs, errors = iter(range(count)), []
+    lock = threading.Lock()
+
+    def numbers():
+        while True:
+            with lock:
+                number = next(jobs, None)
+            if number is None:
+                return
+            yield number
+
+    def work():
+        try:
+            run(numbers())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(count, torch.get_num_threads()) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The numbers of a tensor, not copied."""
+    return x.detach().numpy()
+
+
+class FusedMemory(torch.autograd.Function):
+    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: L of (B H, 2m, n), then L of (B H, m, n)."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *state):
+        B, T, H, _ = q.shape
+        depth = len(widths) - 1
+        inputs = [x.contiguous() for x in (q, k, v, alpha, eta, theta)]
+        memory, at = [x.clone() for x in state[:depth]], [x.clone() for x in state[depth:]]
+        count = 1 + -(-(T - min(T, chunk - offset)) // chunk)
+        needed = count * sum(4 * x.numel() for x in memory)
+        every = max(FEWEST, -(-needed // KEEP_BYTES))
+        kept = -(-count // every) if learning else 0
+        borders = [x.new_empty(B * H, kept, *x.shape[1:]) for x in memory]
+        y = torch.empty_like(inputs[2])
+        arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (memory, at, borders)]
+
+        def run(numbers):
+            work = make_work(widths, min(chunk, T), 1, False)
+            for g in numbers:
+                *rows, into = (x[g // H, :, g % H] for x in arrays)
+                here, anchor, kept_here = (tuple(x[g] for x in xs) for xs in states)
+                forward(work, *rows, here, anchor, offset, chunk, into, kept_here, every)
+
+        share_out(B * H, run)
+        if learning:
+            ctx.sizes = widths, offset, chunk, every
+            ctx.save_for_backward(*inputs, *state[depth:], *borders)
+        return (y, *memory, *at)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, *d_state):
+        widths, offset, chunk, every = ctx.sizes
+        depth = len(widths) - 1
+        inputs, at, borders = ctx.saved_tensors[:6], ctx.saved_tensors[6 : 6 + depth], ctx.saved_tensors[6 + depth :]
+        _, T, H, _ = dy.shape
+        d_inputs = [torch.empty_like(x) for x in inputs]
+        d_memory, d_at = [x.clone() for x in d_state[:depth]], [x.clone() for x in d_state[depth:]]
+        arrays, d_arrays = [array(x) for x in inputs], [array(x) for x in (dy.contiguous(), *d_inputs)]
+        states = [[array(x) for x in xs] for xs in (at, borders, d_memory, d_at)]
+
+        def run(numbers):
+            work = make_work(widths, min(chunk, T), every, True)
+            for g in numbers:
+                rows, (d_out, *d_rows) = ([x[g // H, :, g % H] for x in xs] for xs in (arrays, d_arrays))
+                anchor, kept_here, d_here, d_anchor = (tuple(x[g] for x in xs) for xs in states)
+                backward(work, *rows, anchor, offset, chunk, d_out, kept_here, every, *d_rows, d_here, d_anchor)
+
+        share_out(dy.shape[0] * H, run)
+        return (*d_inputs, None, None, None, None, *d_memory, *d_at)
+
+
+def why_not(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
+    """Why the kernels do not take these tensors, or None when they do. q, v (B, T, H, d); weights L (B, H, out, in)."""
+    return "it computes in float32, got float64" if q.dtype == torch.float64 else None
+
+
+def pad(x: Tensor) -> Tensor:
+    """(..., m, n) with zeros up to multiples of PAD."""
+    m, n = x.shape[-2:]
+    return torch.nn.functional.pad(x, (0, padded(n) - n, 0, padded(m) - m))
+
+
+def fused_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    weights: list[Tensor],
+    surprise: list[Tensor],
+    anchor: list[Tensor],
+    offset: int,
+    chunk: int,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
+    B, T, H, d = q.shape
+    widths = [d, *(w.shape[2] for w in weights)]
+    memory = [
+        torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)
+    ]
+    at = [pad(x.mT).flatten(0, 1) for x in anchor]
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *memory, *at))
+    y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *memory, *at)
+    after = [[], [], []]
+    for layer, (m, n) in enumerate(pairwise(widths)):
+        W, S = state[layer].unflatten(0, (B, H)).chunk(2, dim=-2)
+        open_at = state[len(weights) + layer].unflatten(0, (B, H))
+        for into, x in zip(after, (W, S, open_at), strict=True):
+            into.append(x[..., :m, :n].mT)
+    weights, surprise, at = after
+    return y, weights, surprise, weights if (offset + T) % chunk == 0 else at
