@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.pieces import in_pieces
-from titans_genomics.ops import MemoryState, causal_convolution, memory_mlp, neural_memory
+from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
+from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
 
 
 def safe_theta_max(chunk: int) -> float:
@@ -76,14 +77,12 @@ class NeuralMemory(nn.Module):
 
     def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """`forward` in one piece."""
-        qkv, tail = self.convolve(self.to_qkv(x), state.tail)
-        q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in qkv.chunk(3, dim=-1))
-        if self.bound_values:
-            v = v / full_precision(v).norm(dim=-1, keepdim=True).clamp_min(1).to(v.dtype)
+        values = "at most one" if self.bound_values else "any"
+        (q, k, v), tail = self.convolve(self.to_qkv(x), state.tail, "one", "one", values)
         alpha, eta, theta = self.gates(x)
         memory = state.memory
         y, memory = neural_memory(
-            unit(q), unit(k), v, alpha, eta, theta, memory.weights, memory.surprise, self.chunk,
+            q, k, v, alpha, eta, theta, memory.weights, memory.surprise, self.chunk,
             anchor=memory.anchor, offset=memory.offset, check=False,
         )  # fmt: skip
         if self.watched is not None:
@@ -95,19 +94,19 @@ class NeuralMemory(nn.Module):
     def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor) -> tuple[Tensor, Tensor]:
         """Read fixed weights without writing (MAC, eq. 21): x (B, T, D), tail (B, conv - 1, D) of the queries of x."""
         D = self.heads * self.width
-        q, tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail)
-        y = memory_mlp(unit(q.unflatten(-1, (self.heads, self.width))).to(weights[0].dtype), weights)
+        (q,), tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail, "one")
+        y = memory_mlp(q.to(weights[0].dtype), weights)
         if self.watched is not None:
             self.watch(y)
         return self.read_out(x, y), tail
 
-    def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """SiLU of the causal depthwise convolution. x (B, T, c), tail (B, conv - 1, c) the inputs before it."""
+    def convolve(self, x: Tensor, tail: Tensor, *lengths: Length) -> tuple[list[Tensor], Tensor]:
+        """Convolution, SiLU and norm. x (B, T, parts D), tail (B, conv - 1, parts D) -> parts of (B, T, H, d), new tail."""
         if not self.kernel:
-            return F.silu(x), tail
+            return convolved_heads(x, x.new_ones(x.shape[-1], 1), self.heads, lengths), tail
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         tail = x[:, x.shape[1] - (self.kernel - 1) :]
-        return causal_convolution(x, self.conv[: x.shape[-1]]), tail
+        return convolved_heads(x, self.conv[: x.shape[-1]], self.heads, lengths), tail
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, eta, theta (B, T, H) in float32 (float64 stays)."""
@@ -118,8 +117,7 @@ class NeuralMemory(nn.Module):
 
     def read_out(self, x: Tensor, y: Tensor) -> Tensor:
         """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""
-        y = (F.rms_norm(full_precision(y), (self.width,), eps=1e-6) * self.head_norm).flatten(2)
-        return self.to_output(y.to(x.dtype) * F.silu(self.to_output_gate(x)))
+        return self.to_output(gated_norm(y, self.to_output_gate(x), self.head_norm))
 
     def watch(self, y: Tensor, **gates: Tensor) -> None:
         """Raise ValueError where y (B, T, H, d) is not finite for the first time; `watched` is the number of this layer."""
@@ -144,13 +142,3 @@ class NeuralMemory(nn.Module):
             # an upper bound of the weight that the gradients of one chunk get together
             "inner_step": (theta / (1 - eta).clamp_min(1 / self.chunk)).detach().amax() * self.chunk,
         }
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / |x| along the last axis, in float32 (float64 stays)."""
-    return F.normalize(full_precision(x), dim=-1, eps=1e-6)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """bfloat16 and float16 to float32; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()

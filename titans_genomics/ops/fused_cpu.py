@@ -12,7 +12,6 @@ of half the inner loss; its factor 2 and the sign of the descent stand in C.
 
 from __future__ import annotations
 
-import threading
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from titans_genomics.ops.threads import array, share_out
 from titans_genomics.ops.tiles import (
     LANE,
     ONE,
@@ -136,13 +136,22 @@ def make_work(widths: list[int], chunk: int, every: int, learning: bool) -> Work
 
 
 @kernel()
-def load(target, source):
-    """The first rows and columns of target are source; the other rows are zero."""
-    n, width = source.shape
+def load(target, source, h):
+    """The first rows and columns of target are head h of source (n, H, d); the other rows are zero."""
+    n, _, width = source.shape
     target[n:] = 0
     for t in range(n):
         for x in range(width):
-            target[t, x] = source[t, x]
+            target[t, x] = source[t, h, x]
+
+
+@kernel()
+def store(target, h, source):
+    """Head h of target (n, H, d) is the first rows and columns of source."""
+    n, _, width = target.shape
+    for t in range(n):
+        for x in range(width):
+            target[t, h, x] = source[t, x]
 
 
 @kernel()
@@ -201,11 +210,11 @@ def times_slope_into(y, e, z):
 
 
 @kernel()
-def write_keys(w, i, k, v, anchored):
+def write_keys(w, i, k, v, h, anchored):
     """The errors of chunk i of a group: layer inputs and pre-activations of the keys, and D in the last rows of R."""
     depth = len(w.iR)
-    load(w.iK[0][i], k)
-    load(w.v, v)
+    load(w.iK[0][i], k, h)
+    load(w.v, v, h)
     for layer in range(depth):
         m = w.at[layer].shape[0]
         at = w.at[layer] if anchored else w.iR[layer][i][:m]
@@ -256,10 +265,10 @@ def hand_over(w, i, last, theta):
 
 
 @kernel()
-def read_queries(w, i, q):
+def read_queries(w, i, q, h):
     """Z of the last layer: what the memory answers to the queries of chunk i, each token with its own weights."""
     depth = len(w.iR)
-    load(w.Q[0], q)
+    load(w.Q[0], q, h)
     for layer in range(depth):
         Q, K, X, R, att = w.Q[layer], w.iK[layer][i], w.X[layer], w.iR[layer][i], w.att[layer]
         s, m = Q.shape
@@ -452,12 +461,12 @@ def begin(w, memory, at):
 
 
 @kernel()
-def forward(w, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders, every):
-    """Read a sequence q, k, v, y (T, d), gates (T,); `memory` and `at` become those after it. Returns nothing.
+def forward(w, h, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders, every):
+    """Read head h of a sequence, q, k, v, y (T, H, d), gates (T,); `memory` and `at` become those after it. Returns nothing.
 
     `borders`, L of (count, 2m, n), gets the memory before every `every`-th chunk; no count, no borders.
     """
-    depth, T, width = len(memory), q.shape[0], q.shape[1]
+    depth, T = len(memory), q.shape[0]
     begin(w, memory, at)
     start, number, anchored = 0, 0, offset > 0
     while start < T:
@@ -469,13 +478,10 @@ def forward(w, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders
         if not anchored:
             for layer in range(depth):
                 w.at[layer][:] = w.iR[layer][0][: w.at[layer].shape[0]]
-        write_keys(w, 0, k[start:stop], v[start:stop], anchored)
+        write_keys(w, 0, k[start:stop], v[start:stop], h, anchored)
         make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
-        read_queries(w, 0, q[start:stop])
-        out = w.Z[depth - 1]
-        for t in range(n):
-            for x in range(width):
-                y[start + t, x] = out[t, x]
+        read_queries(w, 0, q[start:stop], h)
+        store(y[start:stop], h, w.Z[depth - 1])
         hand_over(w, 0, n - 1, theta[start:stop])
         for layer in range(depth):
             rows = memory[layer].shape[0]
@@ -494,13 +500,13 @@ def forward(w, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders
 
 @kernel()
 def backward(
-    w, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every, dq, dk, dv, d_alpha, d_eta, d_theta, d_memory, d_at
+    w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every, dq, dk, dv, d_alpha, d_eta, d_theta, d_memory, d_at
 ):  # fmt: skip
-    """Gradients of `forward` from dy (T, d) and those of the memory and of the weights of an open chunk after it.
+    """Gradients of `forward` from dy (T, H, d) and those of the memory and of the weights of an open chunk after it.
 
     d_memory, L of (2m, n), and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
     """
-    depth, T, width = len(d_memory), q.shape[0], q.shape[1]
+    depth, T = len(d_memory), q.shape[0]
     for layer in range(depth):
         w.dnext[layer][:] = d_memory[layer]
         w.at[layer][:] = at[layer]
@@ -514,7 +520,7 @@ def backward(
         for i in range(some):
             start, stop = place(first + i, head, chunk, T)
             anchored = offset > 0 and start == 0
-            write_keys(w, i, k[start:stop], v[start:stop], anchored)
+            write_keys(w, i, k[start:stop], v[start:stop], h, anchored)
             if i < some - 1:
                 make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
                 hand_over(w, i, stop - start - 1, theta[start:stop])
@@ -524,19 +530,15 @@ def backward(
             n = stop - start
             gates = alpha[start:stop], eta[start:stop], theta[start:stop]
             make_decays(w, gates[0], gates[1], gates[2])
-            read_queries(w, i, q[start:stop])
-            load(w.dZ[depth - 1], dy[start:stop])
+            read_queries(w, i, q[start:stop], h)
+            load(w.dZ[depth - 1], dy[start:stop], h)
             back_hand_over(w, i, n - 1, gates[2])
             back_queries(w, i)
             back_keys(w, i, anchored)
-            back_decays(
-                w, gates[0], gates[1], gates[2], d_alpha[start:stop], d_eta[start:stop], d_theta[start:stop]
-            )
-            for t in range(n):
-                for x in range(width):
-                    dq[start + t, x] = w.dQ[0][t, x]
-                    dk[start + t, x] = w.dK[0][t, x]
-                    dv[start + t, x] = -w.dz[depth - 1][t, x]
+            back_decays(w, gates[0], gates[1], gates[2], d_alpha[start:stop], d_eta[start:stop], d_theta[start:stop])
+            store(dq[start:stop], h, w.dQ[0])
+            store(dk[start:stop], h, w.dK[0])
+            store(dv[start:stop], h, w.dz[depth - 1])
             for layer in range(depth):
                 m = w.at[layer].shape[0]
                 w.dnext[layer][:] = w.dR[layer][: 2 * m]
@@ -565,40 +567,6 @@ def place(number, head, chunk, T):
 # --------------------------------------------------------------------------------------------------- PyTorch
 
 
-def share_out(count: int, run) -> None:
-    """run(job numbers) on as many threads as PyTorch uses, the caller's among them; jobs are taken as threads get free."""
-    jobs, errors = iter(range(count)), []
-    lock = threading.Lock()
-
-    def numbers():
-        while True:
-            with lock:
-                number = next(jobs, None)
-            if number is None:
-                return
-            yield number
-
-    def work():
-        try:
-            run(numbers())
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(count, torch.get_num_threads()) - 1)]
-    for thread in threads:
-        thread.start()
-    work()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def array(x: Tensor) -> np.ndarray:
-    """The numbers of a tensor, not copied."""
-    return x.detach().numpy()
-
-
 class FusedMemory(torch.autograd.Function):
     """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: L of (B H, 2m, n), then L of (B H, m, n)."""
 
@@ -619,9 +587,10 @@ class FusedMemory(torch.autograd.Function):
         def run(numbers):
             work = make_work(widths, min(chunk, T), 1, False)
             for g in numbers:
-                *rows, into = (x[g // H, :, g % H] for x in arrays)
+                b, h = divmod(g, H)
+                tokens, gates, into = [x[b] for x in arrays[:3]], [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
                 here, anchor, kept_here = (tuple(x[g] for x in xs) for xs in states)
-                forward(work, *rows, here, anchor, offset, chunk, into, kept_here, every)
+                forward(work, h, *tokens, *gates, here, anchor, offset, chunk, into, kept_here, every)
 
         share_out(B * H, run)
         if learning:
@@ -638,17 +607,20 @@ class FusedMemory(torch.autograd.Function):
         _, T, H, _ = dy.shape
         d_inputs = [torch.empty_like(x) for x in inputs]
         d_memory, d_at = [x.clone() for x in d_state[:depth]], [x.clone() for x in d_state[depth:]]
-        arrays, d_arrays = [array(x) for x in inputs], [array(x) for x in (dy.contiguous(), *d_inputs)]
+        arrays, d_arrays, d_out = [array(x) for x in inputs], [array(x) for x in d_inputs], array(dy.contiguous())
         states = [[array(x) for x in xs] for xs in (at, borders, d_memory, d_at)]
 
         def run(numbers):
             work = make_work(widths, min(chunk, T), every, True)
             for g in numbers:
-                rows, (d_out, *d_rows) = ([x[g // H, :, g % H] for x in xs] for xs in (arrays, d_arrays))
+                b, h = divmod(g, H)
+                rows = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:]]
+                d_rows = [x[b] for x in d_arrays[:3]] + [x[b, :, h] for x in d_arrays[3:]]
                 anchor, kept_here, d_here, d_anchor = (tuple(x[g] for x in xs) for xs in states)
-                backward(work, *rows, anchor, offset, chunk, d_out, kept_here, every, *d_rows, d_here, d_anchor)
+                backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, d_here, d_anchor)
 
         share_out(dy.shape[0] * H, run)
+        d_inputs[2].neg_()  # of the values: the errors are M(k) - v
         return (*d_inputs, None, None, None, None, *d_memory, *d_at)
 
 
@@ -679,9 +651,7 @@ def fused_memory(
     """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
     B, T, H, d = q.shape
     widths = [d, *(w.shape[2] for w in weights)]
-    memory = [
-        torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)
-    ]
+    memory = [torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)]
     at = [pad(x.mT).flatten(0, 1) for x in anchor]
     learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *memory, *at))
     y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *memory, *at)

@@ -61,7 +61,7 @@ def plan(depth: int, d: int, bfloat16: bool) -> Plan | None:
     """The plan for a memory, or None where the kernels do not take it. Its hidden width does not matter.
 
     Chosen by compiling for sm_80 and sm_90, not by timing: the recurrence (`advance_kernel`) keeps everything in
-    registers up to d = 64, the others spill some; tests/ops/test_fused.py holds them to that and prints what each takes.
+    registers up to d = 64, the others spill some; tests/ops/test_fused_gpu.py holds them to that and prints what each takes.
 
     Parameters
     ----------

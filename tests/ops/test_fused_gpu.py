@@ -94,11 +94,11 @@ def test_gates_at_their_ends(device, gate, value):
 @needs_triton
 @pytest.mark.parametrize("device", DEVICES)
 def test_recomputation_changes_nothing(device, monkeypatch):
-    from titans_genomics.ops import fused
+    from titans_genomics.ops import fused_gpu
 
     inputs = single(make(B=1, T=13, H=1, d=16), device)
     kept = outputs_and_gradients(*inputs, chunk=4, backend="fused")
-    monkeypatch.setattr(fused, "KEEP_BYTES", 0)
+    monkeypatch.setattr(fused_gpu, "KEEP_BYTES", 0)
     assert_same(outputs_and_gradients(*inputs, chunk=4, backend="fused"), kept, 1e-6)
 
 
@@ -157,12 +157,12 @@ SPILLED = {"advance": 256, "read": 512, "read_backward": 2560, "advance_backward
 )
 def test_kernels_fit_on_the_chip(depth, d, bfloat16, capability, record_property):
     """Compiled without a GPU, with hidden width 2d; -rP prints shared memory, registers and spilled bytes per thread."""
-    from titans_genomics.ops import fused
+    from titans_genomics.ops import fused_gpu
 
     hidden = 2 * d if depth == 2 else d
-    shape = fused.Shape(depth, d, hidden, 64, fused.plan(depth, d, bfloat16))
+    shape = fused_gpu.Shape(depth, d, hidden, 64, fused_gpu.plan(depth, d, bfloat16))
     for name, most in SPILLED.items():
-        shared, registers, spilled = resources(getattr(fused, f"{name}_kernel"), shape, bfloat16, capability)
+        shared, registers, spilled = resources(getattr(fused_gpu, f"{name}_kernel"), shape, bfloat16, capability)
         print(
             f"sm_{capability} L={depth} d={d} {name}: {shared} bytes shared, {registers} registers, {spilled} spilled"
         )
@@ -236,11 +236,3 @@ def test_what_the_kernels_do_not_take_is_named(device, change, message):
     with pytest.raises(ValueError, match=f"^backend must not be 'fused' here: .*{message}"):
         neural_memory(*tokens, weights, surprise, backend="fused")
     assert picked_backend(tokens[0], weights) == "chunked"
-
-
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes the CPU's tensors")
-def test_without_a_gpu_fused_says_so():
-    """Without Triton the message says how to get it, else that a GPU is needed."""
-    tokens, weights, surprise = make(T=2, dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"^backend must not be 'fused' here: .*(NVIDIA GPU|pip install)"):
-        neural_memory(*tokens, weights, surprise, backend="fused")
