@@ -206,6 +206,15 @@ def test_our_sides_on_a_gpu():
         assert time_step(forward, module.cuda(), 1, 256, 1)["finite"]
 
 
+def test_every_run_of_the_studies_is_a_valid_config():
+    from benchmarks.titans_study import STUDIES, configure, label
+
+    for plan in STUDIES.values():
+        for changes in plan:
+            configure(changes)
+        assert len({label(changes) for changes in plan}) == len(plan)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_name_their_machine_and_can_be_printed(path):
     results = json.loads(path.read_text())
@@ -213,7 +222,10 @@ def test_committed_results_name_their_machine_and_can_be_printed(path):
     if path.stem.startswith("gpu-"):
         from benchmarks.gpu import render
     else:
-        from benchmarks.table import render
+        if path.stem == "studies":
+            from benchmarks.titans_study import render
+        else:
+            from benchmarks.table import render
 
         assert results["machine"]["processor"]
     assert "| tokens" in render(results)
