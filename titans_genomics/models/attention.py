@@ -13,12 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from titans_genomics.ops.linear import Linear, linear
+
 
 class KeyValueCache(NamedTuple):
     """Keys before rotation and values of earlier tokens, (B, H, S, d) each."""
 
     k: Tensor
     v: Tensor
+
+    def followed_by(self, k: Tensor, v: Tensor) -> KeyValueCache:
+        """The same and later tokens behind it."""
+        if self.k.shape[2] == 0:
+            return KeyValueCache(k, v)
+        return KeyValueCache(torch.cat([self.k.to(k.dtype), k], dim=2), torch.cat([self.v.to(v.dtype), v], dim=2))
 
 
 @functools.lru_cache(maxsize=32)
@@ -44,19 +52,23 @@ class Attention(nn.Module):
     def __init__(self, d_model: int, n_heads: int, persistent: int):
         super().__init__()
         self.heads = n_heads
-        self.to_qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.to_output = nn.Linear(d_model, d_model, bias=False)
+        self.to_qkv = Linear(d_model, 3 * d_model)
+        self.to_output = Linear(d_model, d_model)
         self.persistent = nn.Parameter(torch.randn(persistent, d_model)) if persistent else None
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor) -> KeyValueCache:
         """Keys and values of tokens x (B, T, D), heads split."""
         D = x.shape[-1]
-        k, v = F.linear(x, self.to_qkv.weight[D:]).chunk(2, dim=-1)
-        return self.split(k), self.split(v)
+        k, v = linear(x, self.to_qkv.weight[D:]).chunk(2, dim=-1)
+        return KeyValueCache(self.split(k), self.split(v))
+
+    def persistent_keys_values(self, x: Tensor) -> KeyValueCache | None:
+        """Keys and values (1, H, P, d) of the persistent tokens, in the dtype that x asks for; None where there are none."""
+        return None if self.persistent is None else self.keys_values(self.persistent[None].to(x.dtype))
 
     def begin(self, batch: int) -> KeyValueCache:
         """An empty cache."""
@@ -64,19 +76,21 @@ class Attention(nn.Module):
         empty = self.to_qkv.weight.new_zeros(batch, self.heads, 0, D // self.heads)
         return KeyValueCache(empty, empty)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: int, mask: Tensor) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, first: int, mask: Tensor, persistent: KeyValueCache | None
+    ) -> Tensor:
         """Softmax attention with the persistent tokens as prefix.
 
         q (B, H, T, d) before rotation, its positions start at `first`; k (B, H, S, d) rotated; v (B, H, S, d);
-        mask (T, S), True where a query sees a key. Persistent keys meet the query before rotation; their scores ride
+        mask (T, S), True where a query sees a key; persistent (1, H, P, d). Persistent keys meet the query before rotation; their scores ride
         along as additional columns of the head width, so that one fused attention call does both.
         """
         width = q.shape[-1]
         turned = rotate(q, first)
-        if self.persistent is None:
+        if persistent is None:
             return F.scaled_dot_product_attention(turned, k, v, attn_mask=mask)
-        keys, values = self.keys_values(self.persistent[None].to(q.dtype))
-        count = self.persistent.shape[0]
+        keys, values = persistent
+        count = keys.shape[2]
         extra = -(-count // 8) * 8  # head widths that are multiples of 8 keep the fast kernels
         turned = torch.cat([turned, F.pad(q @ keys.mT, (0, extra - count))], dim=-1)
         prefix = F.pad(torch.eye(count, extra, dtype=k.dtype, device=k.device), (width, 0)).expand(*k.shape[:2], -1, -1)
@@ -96,7 +110,7 @@ class SlidingWindowAttention(Attention):
     def forward(self, x: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """x (B, T, D) -> (B, T, D) and the last window - 1 keys and values."""
         q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
-        k, v = torch.cat([cache.k.to(k.dtype), k], dim=2), torch.cat([cache.v.to(v.dtype), v], dim=2)
+        k, v = cache.followed_by(k, v)
         start = max(0, k.shape[2] - (self.window - 1))
         cached = k.shape[2] - q.shape[2]
         y = self.banded(q, k, v, cached)
@@ -107,9 +121,9 @@ class SlidingWindowAttention(Attention):
         T, w = q.shape[2], self.window
         lead = min(T, w)  # the first block may have fewer keys before it than the others
         seen = cached + lead
-        outputs = [
-            self.attend(q[:, :, :lead], rotate(k[:, :, :seen], 0), v[:, :, :seen], cached, self.band(lead, seen))
-        ]
+        persistent = self.persistent_keys_values(q)
+        keys, values = rotate(k[:, :, :seen], 0), v[:, :, :seen]
+        outputs = [self.attend(q[:, :, :lead], keys, values, cached, self.band(lead, seen), persistent)]
         if w < T:
             blocks = -(-(T - w) // w)
             pad = blocks * w - (T - w)
@@ -120,7 +134,7 @@ class SlidingWindowAttention(Attention):
                 F.pad(x[:, :, cached:], (0, 0, 0, pad)).unfold(2, 2 * w, w).transpose(-1, -2) for x in (k, v)
             )
             queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
-            y = self.attend(queries, rotate(keys, 0), values, w, self.band(w, 2 * w))
+            y = self.attend(queries, rotate(keys, 0), values, w, self.band(w, 2 * w), persistent)
             outputs.append(y.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)[:, :, : T - w])
         return torch.cat(outputs, dim=2)
 
@@ -142,20 +156,26 @@ class SegmentCache(NamedTuple):
 class SegmentAttention(Attention):
     """Attention over [persistent | retrieved memory | segment]: position i sees h_j and S_j for j <= i (MAC, eq. 22-23)."""
 
-    def forward(self, x: Tensor, h: Tensor, cache: SegmentCache) -> tuple[Tensor, SegmentCache]:
-        """x and h (B, T, D), tokens of one segment and what the memory answered to them -> (B, T, D)."""
-        q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of tokens x (B, T, D), (B, T, D) each."""
+        return self.to_qkv(x).chunk(3, dim=-1)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, h: Tensor, persistent: KeyValueCache | None, cache: SegmentCache
+    ) -> tuple[Tensor, SegmentCache]:
+        """Of tokens of one segment: q, k, v of `project` and what the memory answered, h, all (B, T, D) -> (B, T, D)."""
+        q, k, v = (self.split(part) for part in (q, k, v))
         past = cache.tokens.k.shape[2]
-        tokens = KeyValueCache(
-            torch.cat([cache.tokens.k.to(k.dtype), k], 2), torch.cat([cache.tokens.v.to(v.dtype), v], 2)
-        )
-        k, v = self.keys_values(h)
-        retrieved = KeyValueCache(
-            torch.cat([cache.retrieved.k.to(k.dtype), k], 2), torch.cat([cache.retrieved.v.to(v.dtype), v], 2)
-        )
-        total = past + q.shape[2]
-        causal = torch.ones(total, total, dtype=torch.bool, device=x.device).tril()[past:]
+        tokens = cache.tokens.followed_by(k, v)
+        retrieved = cache.retrieved.followed_by(*self.keys_values(h))
+        causal = self.causal(past, q.shape[2])
         keys = torch.cat([rotate(retrieved.k, 0), rotate(tokens.k, 0)], dim=2)
         values = torch.cat([retrieved.v, tokens.v], dim=2)
-        y = self.attend(q, keys, values, past, causal.repeat(1, 2))
+        y = self.attend(q, keys, values, past, causal, persistent)
         return self.to_output(y.transpose(1, 2).flatten(2)), SegmentCache(retrieved, tokens)
+
+    def causal(self, past: int, count: int) -> Tensor:
+        """(count, 2 (past + count)) bool: which of the retrieved and which of the tokens' keys each query sees."""
+        total = past + count
+        seen = torch.ones(total, total, dtype=torch.bool, device=self.to_qkv.weight.device).tril()[past:]
+        return seen.repeat(1, 2)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
 from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
+from titans_genomics.ops.linear import Linear, linear
 
 
 def safe_theta_max(chunk: int) -> float:
@@ -50,7 +50,7 @@ class NeuralMemory(nn.Module):
         self.momentum, self.forgetting = config.momentum, config.forgetting
         self.bound_values = config.bound_values
         self.theta_max = config.theta_max or safe_theta_max(config.chunk)
-        self.to_qkv = nn.Linear(D, 3 * D, bias=False)
+        self.to_qkv = Linear(D, 3 * D)
         self.kernel = config.conv
         if config.conv:
             self.conv = nn.Parameter(torch.empty(3 * D, config.conv).uniform_(-1, 1) / math.sqrt(config.conv))
@@ -59,8 +59,8 @@ class NeuralMemory(nn.Module):
         widths = [self.width, *[hidden] * (config.memory_layers - 1), self.width]
         self.initial = nn.ParameterList(torch.randn(H, out, into) / math.sqrt(into) for into, out in pairwise(widths))
         self.head_norm = nn.Parameter(torch.ones(H, self.width))
-        self.to_output_gate = nn.Linear(D, D, bias=False)
-        self.to_output = nn.Linear(D, D, bias=False)
+        self.to_output_gate = Linear(D, D)
+        self.to_output = Linear(D, D)
         with torch.no_grad():
             self.to_gates.weight.mul_(0.1)
             self.to_gates.bias.copy_(torch.tensor([-6.0, 1.0, 0.0]).repeat_interleave(H))
@@ -77,6 +77,11 @@ class NeuralMemory(nn.Module):
 
     def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """`forward` in one piece."""
+        y, state = self.remember(x, state)
+        return self.read_out(self.to_output_gate(x), y), state
+
+    def remember(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """What the memory answers while it is written, before `read_out`. x (B, T, D) -> (B, T, H, d)."""
         values = "at most one" if self.bound_values else "any"
         (q, k, v), tail = self.convolve(self.to_qkv(x), state.tail, "one", "one", values)
         alpha, eta, theta = self.gates(x)
@@ -89,16 +94,19 @@ class NeuralMemory(nn.Module):
             self.watch(y, alpha=alpha, eta=eta, theta=theta)
         if self.training:
             self.record(alpha, eta, theta, memory)
-        return self.read_out(x, y), MemoryLayerState(memory, tail)
+        return y, MemoryLayerState(memory, tail)
 
-    def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Read fixed weights without writing (MAC, eq. 21): x (B, T, D), tail (B, conv - 1, D) of the queries of x."""
-        D = self.heads * self.width
-        (q,), tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail, "one")
+    def queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries alone: x (B, T, D), tail (B, conv - 1, D) their inputs before x -> (B, T, H, d), new tail."""
+        (q,), tail = self.convolve(linear(x, self.to_qkv.weight[: self.heads * self.width]), tail, "one")
+        return q, tail
+
+    def recall(self, q: Tensor, weights: list[Tensor]) -> Tensor:
+        """Read fixed weights without writing (MAC, eq. 21), before `read_out`. q (B, T, H, d) -> (B, T, H, d)."""
         y = memory_mlp(q.to(weights[0].dtype), weights)
         if self.watched is not None:
             self.watch(y)
-        return self.read_out(x, y), tail
+        return y
 
     def convolve(self, x: Tensor, tail: Tensor, *lengths: Length) -> tuple[list[Tensor], Tensor]:
         """Convolution, SiLU and norm. x (B, T, parts D), tail (B, conv - 1, parts D) -> parts of (B, T, H, d), new tail."""
@@ -115,9 +123,9 @@ class NeuralMemory(nn.Module):
         rest, eta = (torch.sigmoid(-eta), eta.sigmoid()) if self.momentum else (1.0, torch.zeros_like(eta))
         return alpha, eta, self.theta_max * rest * theta.sigmoid()
 
-    def read_out(self, x: Tensor, y: Tensor) -> Tensor:
-        """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""
-        return self.to_output(gated_norm(y, self.to_output_gate(x), self.head_norm))
+    def read_out(self, gate: Tensor, y: Tensor) -> Tensor:
+        """RMSNorm per head, output gate, output projection. gate (B, T, D), y (B, T, H, d) -> (B, T, D)."""
+        return self.to_output(gated_norm(y, gate, self.head_norm))
 
     def watch(self, y: Tensor, **gates: Tensor) -> None:
         """Raise ValueError where y (B, T, H, d) is not finite for the first time; `watched` is the number of this layer."""

@@ -10,6 +10,7 @@ from titans_genomics.models.blocks import LMM, MAC, MAG, MAL, Block, CausalAtten
 from titans_genomics.models.memory import NeuralMemory
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.models.state import State, as_documents
+from titans_genomics.ops.linear import Linear
 
 MIXERS = {"lmm": LMM, "mac": MAC, "mag": MAG, "mal": MAL}
 
@@ -32,7 +33,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(mixer(config), config.d_model, hidden) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             for block in self.blocks:

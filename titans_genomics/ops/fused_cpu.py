@@ -12,6 +12,7 @@ of half the inner loss; its factor 2 and the sign of the descent stand in C.
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -88,48 +89,74 @@ def padded(size: int) -> int:
     return -(-size // PAD) * PAD
 
 
-def make_work(widths: list[int], chunk: int, every: int, learning: bool) -> Work:
-    """Zeroed memory for one thread."""
+def make_work(widths: tuple[int, ...], chunk: int, every: int, learning: bool) -> Work:
+    """Zeroed memory for one thread. What is zero beyond a matrix or above a diagonal stays zero."""
     s = padded(chunk)
     layers = [(padded(m), padded(n)) for m, n in pairwise(widths)]
-    last = len(layers) - 1
     some = every if learning else 1
 
     def each(shape, needed: bool = True) -> tuple:
-        return tuple(
-            np.zeros([x if needed else PAD for x in shape(l, m, n)], np.float32) for l, (m, n) in enumerate(layers)
-        )
+        return tuple(np.zeros([x if needed else PAD for x in shape(m, n)], np.float32) for m, n in layers)
 
-    table = lambda: np.zeros((s, s), np.float32)  # noqa: E731
-    row = lambda: np.zeros(s, np.float32)  # noqa: E731
+    def table() -> np.ndarray:
+        return np.zeros((s, s), np.float32)
+
+    def row() -> np.ndarray:
+        return np.zeros(s, np.float32)
+
     return Work(
-        iR=each(lambda l, m, n: (some + 1, 2 * m + s, n)),
-        iK=each(lambda l, m, n: (some, s, m)),
-        iz=each(lambda l, m, n: (some, s, n)),
-        iE=each(lambda l, m, n: (some, s, n) if l < last else (1, PAD, PAD)),
-        at=each(lambda l, m, n: (m, n)),
-        WT=each(lambda l, m, n: (n, m)),
-        Q=each(lambda l, m, n: (s, m)),
-        Z=each(lambda l, m, n: (s, n)),
-        KT=each(lambda l, m, n: (m, s)),
-        att=each(lambda l, m, n: (s, s)),
-        X=each(lambda l, m, n: (s, 2 * m + s)),
-        Y=each(lambda l, m, n: (s, 2 * m)),
-        dR=each(lambda l, m, n: (2 * m + s, n), learning),
-        dnext=each(lambda l, m, n: (2 * m, n), learning),
-        dnextT=each(lambda l, m, n: (n, 2 * m), learning),
-        dat=each(lambda l, m, n: (m, n), learning),
-        RT=each(lambda l, m, n: (n, 2 * m + s), learning),
-        dX=each(lambda l, m, n: (s, 2 * m + s), learning),
-        dY=each(lambda l, m, n: (s, 2 * m), learning),
-        dK=each(lambda l, m, n: (s, m), learning),
-        dQ=each(lambda l, m, n: (s, m), learning),
-        dZ=each(lambda l, m, n: (s, n), learning),
-        dz=each(lambda l, m, n: (s, n), learning),
+        iR=each(lambda m, n: (some + 1, 2 * m + s, n)),
+        iK=each(lambda m, n: (some, s, m)),
+        iz=each(lambda m, n: (some, s, n)),
+        iE=each(lambda m, n: (some, s, n)),
+        at=each(lambda m, n: (m, n)),
+        WT=each(lambda m, n: (n, m)),
+        Q=each(lambda m, n: (s, m)),
+        Z=each(lambda m, n: (s, n)),
+        KT=each(lambda m, n: (m, s)),
+        att=each(lambda m, n: (s, s)),
+        X=each(lambda m, n: (s, 2 * m + s)),
+        Y=each(lambda m, n: (s, 2 * m)),
+        dR=each(lambda m, n: (2 * m + s, n), learning),
+        dnext=each(lambda m, n: (2 * m, n), learning),
+        dnextT=each(lambda m, n: (n, 2 * m), learning),
+        dat=each(lambda m, n: (m, n), learning),
+        RT=each(lambda m, n: (n, 2 * m + s), learning),
+        dX=each(lambda m, n: (s, 2 * m + s), learning),
+        dY=each(lambda m, n: (s, 2 * m), learning),
+        dK=each(lambda m, n: (s, m), learning),
+        dQ=each(lambda m, n: (s, m), learning),
+        dZ=each(lambda m, n: (s, n), learning),
+        dz=each(lambda m, n: (s, n), learning),
         v=np.zeros((s, padded(widths[0])), np.float32),
         A=row(), B=row(), p=row(), P=table(), E=table(), C=table(),
         dA=row(), dB=row(), dC=table(), dr=row(), ends=np.zeros(3, np.float32), gP=row(), gE=row(),
     )  # fmt: skip
+
+
+class Spare:
+    """Work that earlier calls have left: fresh memory would cost a page fault every 4 KB."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self.lock, self.kept = threading.Lock(), []
+
+    def take(self, *shape) -> Work:
+        """`make_work(*shape)`, for one thread at a time."""
+        with self.lock:
+            for index, (of, _) in enumerate(self.kept):
+                if of == shape:
+                    return self.kept.pop(index)[1]
+        return make_work(*shape)
+
+    def leave(self, work: Work, *shape) -> None:
+        """Give it back."""
+        with self.lock:
+            self.kept = [*self.kept[1 - self.MOST :], (shape, work)]
+
+
+spare = Spare()
 
 
 # ------------------------------------------------------------------------------------------- one chunk, forward
@@ -585,12 +612,14 @@ class FusedMemory(torch.autograd.Function):
         arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (memory, at, borders)]
 
         def run(numbers):
-            work = make_work(widths, min(chunk, T), 1, False)
+            shape = widths, min(chunk, T), 1, False
+            work = spare.take(*shape)
             for g in numbers:
                 b, h = divmod(g, H)
                 tokens, gates, into = [x[b] for x in arrays[:3]], [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
                 here, anchor, kept_here = (tuple(x[g] for x in xs) for xs in states)
                 forward(work, h, *tokens, *gates, here, anchor, offset, chunk, into, kept_here, every)
+            spare.leave(work, *shape)
 
         share_out(B * H, run)
         if learning:
@@ -611,13 +640,15 @@ class FusedMemory(torch.autograd.Function):
         states = [[array(x) for x in xs] for xs in (at, borders, d_memory, d_at)]
 
         def run(numbers):
-            work = make_work(widths, min(chunk, T), every, True)
+            shape = widths, min(chunk, T), every, True
+            work = spare.take(*shape)
             for g in numbers:
                 b, h = divmod(g, H)
                 rows = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:]]
                 d_rows = [x[b] for x in d_arrays[:3]] + [x[b, :, h] for x in d_arrays[3:]]
                 anchor, kept_here, d_here, d_anchor = (tuple(x[g] for x in xs) for xs in states)
                 backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, d_here, d_anchor)
+            spare.leave(work, *shape)
 
         share_out(dy.shape[0] * H, run)
         d_inputs[2].neg_()  # of the values: the errors are M(k) - v
@@ -650,7 +681,7 @@ def fused_memory(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
     B, T, H, d = q.shape
-    widths = [d, *(w.shape[2] for w in weights)]
+    widths = d, *(w.shape[2] for w in weights)
     memory = [torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)]
     at = [pad(x.mT).flatten(0, 1) for x in anchor]
     learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *memory, *at))

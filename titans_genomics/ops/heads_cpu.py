@@ -18,7 +18,7 @@ from titans_genomics.ops.tiles import ONE, kernel, reduction, sigmoid
 EPS = np.float32(1e-6)
 ZERO = np.float32(0)
 STRETCH = 128
-"""Tokens of a job."""
+"""Most tokens of a job."""
 
 LONGEST = {"one": EPS, "at most one": ONE, "any": np.float32(np.inf)}
 """Vectors longer than this are divided by their length. Shorter ones: "one" still divides by EPS."""
@@ -115,7 +115,7 @@ class ConvolvedHeads(torch.autograd.Function):
             for _, b, start, stop in stretches(jobs, T):
                 convolved_forward(tuple(y[b] for y in into), of[b], by, longest, width, start, stop)
 
-        share_out(B * -(-T // STRETCH), run)
+        share_out(B * job_count(T), run)
         return tuple(ys)
 
     @staticmethod
@@ -123,7 +123,7 @@ class ConvolvedHeads(torch.autograd.Function):
     def backward(ctx, *dys):
         x, taps = ctx.saved_tensors
         (B, length, _), longest, width = x.shape, ctx.longest, dys[0].shape[3]
-        count = B * -(-length // STRETCH)
+        count = B * job_count(length)
         dx, d_taps = torch.empty_like(x), x.new_zeros(count, *taps.shape)
         into, onto, of, by = array(dx), array(d_taps), array(x), array(taps)
         given = [array(dy.contiguous().flatten(2)) for dy in dys]
@@ -138,12 +138,22 @@ class ConvolvedHeads(torch.autograd.Function):
         return dx, d_taps.sum(0).mT, None, None
 
 
+def tokens_of_a_job(T: int) -> int:
+    """Shorter where a sequence is short, so that there is work for several threads."""
+    return min(STRETCH, max(16, -(-T // 4)))
+
+
+def job_count(T: int) -> int:
+    """Jobs of a sequence."""
+    return -(-T // tokens_of_a_job(T))
+
+
 def stretches(jobs, T: int):
     """Number of each job, its sequence, its first token and its last + 1."""
-    each = -(-T // STRETCH)
+    tokens, each = tokens_of_a_job(T), job_count(T)
     for job in jobs:
         b, number = divmod(job, each)
-        yield job, b, number * STRETCH, min((number + 1) * STRETCH, T)
+        yield job, b, number * tokens, min((number + 1) * tokens, T)
 
 
 def fused_convolved_heads(x: Tensor, weight: Tensor, heads: int, lengths: tuple[str, ...]) -> list[Tensor]:
@@ -205,14 +215,14 @@ class GatedNorm(torch.autograd.Function):
             for _, b, start, stop in stretches(jobs, y.shape[1]):
                 norm_forward(*(x[b, start:stop] for x in arrays), by, y.shape[3])
 
-        share_out(y.shape[0] * -(-y.shape[1] // STRETCH), run)
+        share_out(y.shape[0] * job_count(y.shape[1]), run)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
         y, gate, weight = ctx.saved_tensors
-        count = y.shape[0] * -(-y.shape[1] // STRETCH)
+        count = y.shape[0] * job_count(y.shape[1])
         dy, d_gate, d_weight = torch.empty_like(y), torch.empty_like(gate), weight.new_zeros(count, weight.numel())
         into, onto = [array(x) for x in (dy.flatten(2), d_gate)], array(d_weight)
         given, by = [array(x) for x in (d_out.contiguous(), y.flatten(2), gate)], array(weight.flatten())
