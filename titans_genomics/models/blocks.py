@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
-from titans_genomics.models.attention import KeyValueCache, SegmentAttention, SegmentCache, SlidingWindowAttention
+from titans_genomics.models.attention import (
+    KeyValueCache,
+    Projected,
+    SegmentAttention,
+    SegmentCache,
+    SlidingWindowAttention,
+)
 from titans_genomics.models.memory import MemoryLayerState, NeuralMemory
 from titans_genomics.ops.linear import Linear
 
@@ -91,23 +97,23 @@ class MAC(nn.Module):
         rest, tail = divmod(x.shape[1] - head, self.segment)
         lengths = [head, *[self.segment] * rest, *[tail] * (tail > 0)]
         q, query_tail = self.memory.queries(x, state.query_tail)
-        parts = [q, self.memory.to_output_gate(x), *self.attention.project(x)]
-        persistent = self.attention.persistent_keys_values(x)
+        tokens, prefix = self.attention.project(x, state.position, self.segment)
+        parts = q, self.memory.to_output_gate(x), *tokens
         state = state._replace(query_tail=query_tail)
         ys, ms = [], []
-        for segment in zip(*(part.split(lengths, dim=1) for part in parts), strict=True):
-            y, m, state = self.read_segment(*segment, persistent, state)
+        for query, gate, *segment in zip(*(part.split(lengths, dim=1) for part in parts), strict=True):
+            y, m, state = self.read_segment(query, gate, Projected(*segment), prefix, state)
             ys.append(y)
             ms.append(m)
         y, m = torch.cat(ys, dim=1), torch.cat(ms, dim=1)
         return y * torch.sigmoid(self.norm_m(self.memory.read_out(self.memory.to_output_gate(y), m))), state
 
     def read_segment(
-        self, query: Tensor, gate: Tensor, q: Tensor, k: Tensor, v: Tensor, persistent: KeyValueCache | None, state: MACState
+        self, query: Tensor, gate: Tensor, tokens: Projected, prefix: tuple[Tensor | None, Tensor | None], state: MACState
     ) -> tuple[Tensor, Tensor, MACState]:  # fmt: skip
         """Tokens that all lie in the open segment: (B, T, D) the normed y of attention, (B, T, H, d) M_t(q(y)), new state."""
         h = self.memory.read_out(gate, self.memory.recall(query, state.segment_weights))
-        y, cache = self.attention(q, k, v, h, persistent, state.cache)
+        y, cache = self.attention(tokens, h, prefix, state.cache)
         y = self.norm_a(y)
         m, memory = self.memory.remember(y, state.memory)
         position, weights = state.position + y.shape[1], state.segment_weights

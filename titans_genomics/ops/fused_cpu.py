@@ -480,21 +480,42 @@ def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
 
 
 @kernel()
-def begin(w, memory, at):
-    """Put the memory (L of (2m, n)) before chunk 0 of a group, and the weights of an open chunk where they belong."""
-    for layer in range(len(memory)):
-        w.iR[layer][0][: memory[layer].shape[0]] = memory[layer]
-        w.at[layer][:] = at[layer]
+def put(target, source):
+    """The first rows and columns of target are source."""
+    for x in range(source.shape[0]):
+        for y in range(source.shape[1]):
+            target[x, y] = source[x, y]
 
 
 @kernel()
-def forward(w, h, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders, every):
-    """Read head h of a sequence, q, k, v, y (T, H, d), gates (T,); `memory` and `at` become those after it. Returns nothing.
+def get(target, source):
+    """Target is the first rows and columns of source."""
+    for x in range(target.shape[0]):
+        for y in range(target.shape[1]):
+            target[x, y] = source[x, y]
 
+
+@kernel()
+def add(target, source):
+    """The first rows and columns of target += source."""
+    for x in range(source.shape[0]):
+        for y in range(source.shape[1]):
+            target[x, y] += source[x, y]
+
+
+@kernel()
+def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, borders, every):
+    """Read head h of a sequence: q, k, v, y (T, H, d), gates (T,); the memory, L of (m, n) each, becomes that after it.
+
+    `at`, the weights at the start of the open chunk, is read where offset > 0 and written where a chunk stays open.
     `borders`, L of (count, 2m, n), gets the memory before every `every`-th chunk; no count, no borders.
     """
-    depth, T = len(memory), q.shape[0]
-    begin(w, memory, at)
+    depth, T = len(W), q.shape[0]
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        put(w.iR[layer][0], W[layer])
+        put(w.iR[layer][0][m:], S[layer])
+        put(w.at[layer], at[layer])
     start, number, anchored = 0, 0, offset > 0
     while start < T:
         n = min(T - start, chunk - offset)
@@ -511,34 +532,36 @@ def forward(w, h, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, bord
         store(y[start:stop], h, w.Z[depth - 1])
         hand_over(w, 0, n - 1, theta[start:stop])
         for layer in range(depth):
-            rows = memory[layer].shape[0]
+            rows = 2 * w.at[layer].shape[0]
             w.iR[layer][0][:rows] = w.iR[layer][1][:rows]
         offset = (offset + n) % chunk
         anchored = False
         start = stop
         number += 1
     for layer in range(depth):
-        memory[layer][:] = w.iR[layer][0][: memory[layer].shape[0]]
-        if offset == 0:
-            at[layer][:] = memory[layer][: at[layer].shape[0]]
-        else:
-            at[layer][:] = w.at[layer]
+        get(W[layer], w.iR[layer][0])
+        get(S[layer], w.iR[layer][0][w.at[layer].shape[0] :])
+        get(at[layer], w.at[layer])
 
 
 @kernel()
 def backward(
-    w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every, dq, dk, dv, d_alpha, d_eta, d_theta, d_memory, d_at
+    w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every,
+    dq, dk, dv, d_alpha, d_eta, d_theta, dW, dS, d_at,
 ):  # fmt: skip
     """Gradients of `forward` from dy (T, H, d) and those of the memory and of the weights of an open chunk after it.
 
-    d_memory, L of (2m, n), and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
+    dW, dS and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
     """
-    depth, T = len(d_memory), q.shape[0]
-    for layer in range(depth):
-        w.dnext[layer][:] = d_memory[layer]
-        w.at[layer][:] = at[layer]
+    depth, T = len(dW), q.shape[0]
     head = min(T, chunk - offset)
     count = 1 + (T - head + chunk - 1) // chunk
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        w.dnext[layer][:] = 0
+        put(w.dnext[layer], dW[layer])
+        put(w.dnext[layer][m:], dS[layer])
+        put(w.at[layer], at[layer])
     for group in range(borders[0].shape[0] - 1, -1, -1):
         for layer in range(depth):
             w.iR[layer][0][: borders[layer].shape[1]] = borders[layer][group]
@@ -566,20 +589,19 @@ def backward(
             store(dq[start:stop], h, w.dQ[0])
             store(dk[start:stop], h, w.dK[0])
             store(dv[start:stop], h, w.dz[depth - 1])
+            is_open = stop == T and (offset + T) % chunk > 0
             for layer in range(depth):
-                m = w.at[layer].shape[0]
-                w.dnext[layer][:] = w.dR[layer][: 2 * m]
-                if anchored and stop == T:
-                    d_at[layer][:] += w.dat[layer]
-                elif anchored:
-                    d_at[layer][:] = w.dat[layer]
-                elif stop == T and (offset + T) % chunk > 0:
-                    w.dnext[layer][:m] += d_at[layer]
+                w.dnext[layer][:] = w.dR[layer][: w.dnext[layer].shape[0]]
+                if anchored:
+                    if is_open:
+                        add(w.dat[layer], d_at[layer])
+                    get(d_at[layer], w.dat[layer])
+                elif is_open:
+                    add(w.dnext[layer], d_at[layer])
                     d_at[layer][:] = 0
     for layer in range(depth):
-        d_memory[layer][:] = w.dnext[layer]
-        if offset == 0:
-            d_at[layer][:] = 0
+        get(dW[layer], w.dnext[layer])
+        get(dS[layer], w.dnext[layer][w.at[layer].shape[0] :])
 
 
 @kernel()
@@ -595,75 +617,93 @@ def place(number, head, chunk, T):
 
 
 class FusedMemory(torch.autograd.Function):
-    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: L of (B H, 2m, n), then L of (B H, m, n)."""
+    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: W, S and anchor, L of (B, H, out, in) each.
+
+    The anchor comes and goes with an open chunk only.
+    """
 
     @staticmethod
-    def forward(ctx, q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *state):
-        B, T, H, _ = q.shape
-        depth = len(widths) - 1
+    def forward(ctx, q, k, v, alpha, eta, theta, offset, chunk, learning, depth, *state):
+        B, T, H, d = q.shape
         inputs = [x.contiguous() for x in (q, k, v, alpha, eta, theta)]
-        memory, at = [x.clone() for x in state[:depth]], [x.clone() for x in state[depth:]]
+        W, S = (
+            [x.mT.clone(memory_format=torch.contiguous_format) for x in xs]
+            for xs in (state[:depth], state[depth : 2 * depth])
+        )
+        widths = d, *(x.shape[3] for x in W)
+        at = [x.mT.clone(memory_format=torch.contiguous_format) for x in state[2 * depth :]] or [
+            torch.empty_like(x) for x in W
+        ]
         count = 1 + -(-(T - min(T, chunk - offset)) // chunk)
-        needed = count * sum(4 * x.numel() for x in memory)
+        sizes = [(2 * padded(m), padded(n)) for m, n in pairwise(widths)]
+        needed = count * B * H * sum(4 * rows * columns for rows, columns in sizes)
         every = max(FEWEST, -(-needed // KEEP_BYTES))
         kept = -(-count // every) if learning else 0
-        borders = [x.new_empty(B * H, kept, *x.shape[1:]) for x in memory]
+        borders = [q.new_empty(B, H, kept, *size) for size in sizes]
         y = torch.empty_like(inputs[2])
-        arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (memory, at, borders)]
+        if learning:
+            ctx.sizes = widths, offset, chunk, every
+            ctx.set_materialize_grads(False)
+            before = [x.clone() for x in at] if offset else []
+            ctx.save_for_backward(*inputs, *borders, *before)
+        arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (W, S, at, borders)]
 
         def run(numbers):
             shape = widths, min(chunk, T), 1, False
             work = spare.take(*shape)
             for g in numbers:
                 b, h = divmod(g, H)
-                tokens, gates, into = [x[b] for x in arrays[:3]], [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
-                here, anchor, kept_here = (tuple(x[g] for x in xs) for xs in states)
-                forward(work, h, *tokens, *gates, here, anchor, offset, chunk, into, kept_here, every)
+                rows, into = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
+                *memory, kept_here = (tuple(x[b, h] for x in xs) for xs in states)
+                forward(work, h, *rows, *memory, offset, chunk, into, kept_here, every)
             spare.leave(work, *shape)
 
         share_out(B * H, run)
-        if learning:
-            ctx.sizes = widths, offset, chunk, every
-            ctx.save_for_backward(*inputs, *state[depth:], *borders)
-        return (y, *memory, *at)
+        still_open = at if (offset + T) % chunk else []
+        return (y, *(x.mT for x in (*W, *S, *still_open)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *d_state):
         widths, offset, chunk, every = ctx.sizes
         depth = len(widths) - 1
-        inputs, at, borders = ctx.saved_tensors[:6], ctx.saved_tensors[6 : 6 + depth], ctx.saved_tensors[6 + depth :]
-        _, T, H, _ = dy.shape
+        inputs, borders, at = (
+            ctx.saved_tensors[:6], ctx.saved_tensors[6 : 6 + depth], ctx.saved_tensors[6 + depth :],
+        )  # fmt: skip
+        B, T, H, _ = inputs[0].shape
+        dy = torch.zeros_like(inputs[2]) if dy is None else dy.contiguous()
         d_inputs = [torch.empty_like(x) for x in inputs]
-        d_memory, d_at = [x.clone() for x in d_state[:depth]], [x.clone() for x in d_state[depth:]]
-        arrays, d_arrays, d_out = [array(x) for x in inputs], [array(x) for x in d_inputs], array(dy.contiguous())
-        states = [[array(x) for x in xs] for xs in (at, borders, d_memory, d_at)]
+        shapes = [(B, H, m, n) for m, n in pairwise(widths)]
+        d_state = [
+            dy.new_zeros(shape) if x is None else x.mT.clone(memory_format=torch.contiguous_format)
+            for x, shape in zip(d_state + (None,) * (3 * depth - len(d_state)), shapes * 3, strict=True)
+        ]
+        at = at or [dy.new_empty(shape) for shape in shapes]
+        arrays, d_arrays, d_out = [array(x) for x in inputs], [array(x) for x in d_inputs], array(dy)
+        states = [[array(x) for x in xs] for xs in (at, borders)]
+        d_states = [[array(x) for x in d_state[i * depth : (i + 1) * depth]] for i in range(3)]
 
         def run(numbers):
             shape = widths, min(chunk, T), every, True
             work = spare.take(*shape)
             for g in numbers:
                 b, h = divmod(g, H)
-                rows = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:]]
-                d_rows = [x[b] for x in d_arrays[:3]] + [x[b, :, h] for x in d_arrays[3:]]
-                anchor, kept_here, d_here, d_anchor = (tuple(x[g] for x in xs) for xs in states)
-                backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, d_here, d_anchor)
+                rows, d_rows = ([x[b] for x in xs[:3]] + [x[b, :, h] for x in xs[3:]] for xs in (arrays, d_arrays))
+                (anchor, kept_here), d_here = (
+                    [tuple(x[b, h] for x in xs) for xs in both] for both in (states, d_states)
+                )
+                backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, *d_here)
             spare.leave(work, *shape)
 
-        share_out(dy.shape[0] * H, run)
+        share_out(B * H, run)
         d_inputs[2].neg_()  # of the values: the errors are M(k) - v
-        return (*d_inputs, None, None, None, None, *d_memory, *d_at)
+        d_state = d_state if offset else d_state[: 2 * depth]
+        return (*d_inputs, None, None, None, None, *(x.mT for x in d_state))
 
 
 def why_not(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
     """Why the kernels do not take these tensors, or None when they do. q, v (B, T, H, d); weights L (B, H, out, in)."""
     return "it computes in float32, got float64" if q.dtype == torch.float64 else None
-
-
-def pad(x: Tensor) -> Tensor:
-    """(..., m, n) with zeros up to multiples of PAD."""
-    m, n = x.shape[-2:]
-    return torch.nn.functional.pad(x, (0, padded(n) - n, 0, padded(m) - m))
 
 
 def fused_memory(
@@ -680,17 +720,9 @@ def fused_memory(
     chunk: int,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
-    B, T, H, d = q.shape
-    widths = d, *(w.shape[2] for w in weights)
-    memory = [torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)]
-    at = [pad(x.mT).flatten(0, 1) for x in anchor]
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *memory, *at))
-    y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *memory, *at)
-    after = [[], [], []]
-    for layer, (m, n) in enumerate(pairwise(widths)):
-        W, S = state[layer].unflatten(0, (B, H)).chunk(2, dim=-2)
-        open_at = state[len(weights) + layer].unflatten(0, (B, H))
-        for into, x in zip(after, (W, S, open_at), strict=True):
-            into.append(x[..., :m, :n].mT)
-    weights, surprise, at = after
-    return y, weights, surprise, weights if (offset + T) % chunk == 0 else at
+    depth = len(weights)
+    state = *weights, *surprise, *(anchor if offset else ())
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *state))
+    y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, offset, chunk, learning, depth, *state)
+    weights, surprise, anchor = state[:depth], state[depth : 2 * depth], state[2 * depth :]
+    return y, weights, surprise, anchor or weights
