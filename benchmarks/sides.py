@@ -113,7 +113,7 @@ def our_model(shape: Shape, variant: str = "mac", **changes: Any) -> Side:
     """A whole model from token ids to logits; forward gives the cross-entropy."""
     from titans_genomics.models import Titans
 
-    changes = {"variant": variant, "segment": SEGMENT, "window": SEGMENT, "chunk": min(128, SEGMENT), **changes}
+    changes = {"variant": variant, "segment": SEGMENT, "window": SEGMENT, **changes}
     model = Titans(our_config(shape, **changes))
 
     def loss(ids: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class NeuralMemory(nn.Module):
         super().__init__()
         D, H = config.d_model, config.n_heads
         self.watched: int | None = None
+        self.token = None
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
         self.bound_values = config.bound_values
@@ -77,6 +78,8 @@ class NeuralMemory(nn.Module):
 
     def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """`forward` in one piece."""
+        if x.shape[0] * x.shape[1] == 1 and self.takes_one_token(x):
+            return self.one_token(x, state)
         y, state = self.remember(x, state)
         return self.read_out(self.to_output_gate(x), y), state
 
@@ -95,6 +98,26 @@ class NeuralMemory(nn.Module):
         if self.training:
             self.record(alpha, eta, theta, memory)
         return y, MemoryLayerState(memory, tail)
+
+    def takes_one_token(self, x: Tensor) -> bool:
+        """Whether `one_token` does for x (1, 1, D)."""
+        return (
+            not (torch.is_grad_enabled() or self.training or self.watched is not None)
+            and x.device.type == "cpu"
+            and x.dtype == self.to_qkv.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """`forward` for one token x (1, 1, D) on a CPU without gradients, in one call."""
+        if self.token is None:
+            from titans_genomics.ops.token_cpu import Token
+
+            self.token = Token(self)
+        memory = state.memory
+        y, tail, weights, surprise = self.token(x, state.tail, memory.weights, memory.surprise, memory.anchor)
+        offset = (memory.offset + 1) % self.chunk
+        return y, MemoryLayerState(MemoryState(weights, surprise, memory.anchor if offset else weights, offset), tail)
 
     def queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Queries alone: x (B, T, D), tail (B, conv - 1, D) their inputs before x -> (B, T, H, d), new tail."""

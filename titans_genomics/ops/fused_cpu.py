@@ -667,9 +667,8 @@ class FusedMemory(torch.autograd.Function):
     def backward(ctx, dy, *d_state):
         widths, offset, chunk, every = ctx.sizes
         depth = len(widths) - 1
-        inputs, borders, at = (
-            ctx.saved_tensors[:6], ctx.saved_tensors[6 : 6 + depth], ctx.saved_tensors[6 + depth :],
-        )  # fmt: skip
+        saved = ctx.saved_tensors
+        inputs, borders, at = saved[:6], saved[6 : 6 + depth], saved[6 + depth :]
         B, T, H, _ = inputs[0].shape
         dy = torch.zeros_like(inputs[2]) if dy is None else dy.contiguous()
         d_inputs = [torch.empty_like(x) for x in inputs]
