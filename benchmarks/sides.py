@@ -101,12 +101,13 @@ def our_dual_form(shape: Shape, layers: int = 2) -> Side:
 
 
 def our_block(shape: Shape) -> Side:
-    """LMM block: memory and SwiGLU, pre-norm, residual."""
+    """LMM block: memory and SwiGLU, pre-norm, residual; read in pieces where the input is long, as in a whole model."""
     from titans_genomics.models.blocks import LMM, Block
+    from titans_genomics.models.pieces import in_pieces
 
     config = our_config(shape)
     model = Block(LMM(config), shape.width, round(config.ff_expansion * shape.width))
-    return Side(model, hidden_states(shape), lambda x: model(x, model.mixer.begin(1))[0])
+    return Side(model, hidden_states(shape), lambda x: in_pieces(model, x, model.mixer.begin(1))[0])
 
 
 def our_model(shape: Shape, variant: str = "mac", **changes: Any) -> Side:

@@ -136,7 +136,7 @@ class NeuralMemory(nn.Module):
         if not self.kernel:
             return convolved_heads(x, x.new_ones(x.shape[-1], 1), self.heads, lengths), tail
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        tail = x[:, x.shape[1] - (self.kernel - 1) :]
+        tail = x[:, x.shape[1] - (self.kernel - 1) :].clone()  # a view would keep all of x alive in the state
         return convolved_heads(x, self.conv[: x.shape[-1]], self.heads, lengths), tail
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
