@@ -481,7 +481,8 @@ def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
 
 @kernel()
 def put(target, source):
-    """The first rows and columns of target are source."""
+    """The first rows and columns of target are source, the others zero: padding may hold a NaN of an earlier memory."""
+    target[:] = 0
     for x in range(source.shape[0]):
         for y in range(source.shape[1]):
             target[x, y] = source[x, y]
@@ -511,10 +512,11 @@ def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, border
     `borders`, L of (count, 2m, n), gets the memory before every `every`-th chunk; no count, no borders.
     """
     depth, T = len(W), q.shape[0]
+    here = np.int64(0)  # a bare 0 would be a type of its own, and every function be compiled twice
     for layer in range(depth):
         m = w.at[layer].shape[0]
-        put(w.iR[layer][0], W[layer])
-        put(w.iR[layer][0][m:], S[layer])
+        put(w.iR[layer][0][:m], W[layer])
+        put(w.iR[layer][0][m : 2 * m], S[layer])
         put(w.at[layer], at[layer])
     start, number, anchored = 0, 0, offset > 0
     while start < T:
@@ -526,11 +528,11 @@ def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, border
         if not anchored:
             for layer in range(depth):
                 w.at[layer][:] = w.iR[layer][0][: w.at[layer].shape[0]]
-        write_keys(w, 0, k[start:stop], v[start:stop], h, anchored)
+        write_keys(w, here, k[start:stop], v[start:stop], h, anchored)
         make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
-        read_queries(w, 0, q[start:stop], h)
+        read_queries(w, here, q[start:stop], h)
         store(y[start:stop], h, w.Z[depth - 1])
-        hand_over(w, 0, n - 1, theta[start:stop])
+        hand_over(w, here, n - 1, theta[start:stop])
         for layer in range(depth):
             rows = 2 * w.at[layer].shape[0]
             w.iR[layer][0][:rows] = w.iR[layer][1][:rows]
@@ -558,8 +560,7 @@ def backward(
     count = 1 + (T - head + chunk - 1) // chunk
     for layer in range(depth):
         m = w.at[layer].shape[0]
-        w.dnext[layer][:] = 0
-        put(w.dnext[layer], dW[layer])
+        put(w.dnext[layer][:m], dW[layer])
         put(w.dnext[layer][m:], dS[layer])
         put(w.at[layer], at[layer])
     for group in range(borders[0].shape[0] - 1, -1, -1):
