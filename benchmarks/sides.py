@@ -59,9 +59,9 @@ def hidden_states(shape: Shape) -> Callable[[int], tuple[Tensor, ...]]:
     return lambda tokens: (torch.randn(1, tokens, shape.width),)
 
 
-def token_ids(tokens: int) -> tuple[Tensor, ...]:
+def token_ids(tokens: int, vocabulary: int = VOCABULARY) -> tuple[Tensor, ...]:
     """(1, T + 1) ids: inputs and targets."""
-    return (torch.randint(VOCABULARY, (1, tokens + 1)),)
+    return (torch.randint(vocabulary, (1, tokens + 1)),)
 
 
 # ------------------------------------------------------------------------------------------------- ours
@@ -110,7 +110,7 @@ def our_block(shape: Shape) -> Side:
     return Side(model, hidden_states(shape), lambda x: in_pieces(model, x, model.mixer.begin(1))[0])
 
 
-def our_model(shape: Shape, variant: str = "mac", **changes: Any) -> Side:
+def our_model(shape: Shape, variant: str = "mac", vocabulary: int = VOCABULARY, **changes: Any) -> Side:
     """A whole model from token ids to logits; forward gives the cross-entropy."""
     from titans_genomics.models import Titans
 
@@ -121,7 +121,12 @@ def our_model(shape: Shape, variant: str = "mac", **changes: Any) -> Side:
         logits, _ = model(ids[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
-    return Side(model, token_ids, loss, model)
+    return Side(model, lambda tokens: token_ids(tokens, vocabulary), loss, model)
+
+
+def default_model(_: Shape) -> Side:
+    """The model of configs/default.yaml, next-token loss."""
+    return our_model(Shape(), "lmm", vocabulary=8, **{"d_model": 128, "n_heads": 2, "n_layers": 2, "vocab_size": 8})
 
 
 # ------------------------------------------------------------------------------------------------ peers
@@ -210,6 +215,7 @@ BUILD: dict[str, Callable[[Shape], Side]] = {
     "our dual form, L = 1": lambda shape: our_dual_form(shape, layers=1),
     "our LMM block": our_block,
     "our MAC": our_model,
+    "default model": default_model,
     "lmm": lambda shape: our_model(shape, "lmm"),
     "mac": lambda shape: our_model(shape, "mac"),
     "mag": lambda shape: our_model(shape, "mag"),

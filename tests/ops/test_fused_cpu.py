@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from titans_genomics.models import NeuralMemory, TitansConfig
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import fused_cpu, neural_memory, picked_backend, threads, tiles
-from titans_genomics.ops.heads import convolved_heads, gated_norm
+from titans_genomics.ops.heads import convolved_heads, gated_norm, rms_norm
 from titans_genomics.ops.linear import linear, prefer_onednn
 
 
@@ -150,7 +150,11 @@ def test_heads(taps):
         g = torch.Generator().manual_seed(1)
         normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()  # noqa: E731
         x, taps_of, y, gate, weight = normal(2, 299 + taps, 72), normal(72, taps), normal(2, 300, 2, 12), normal(2, 300, 24), normal(2, 12)  # fmt: skip
-        outputs = [*convolved_heads(x, taps_of, 2, ("one", "at most one", "any")), gated_norm(y, gate, weight)]
+        outputs = [
+            *convolved_heads(x, taps_of, 2, ("one", "at most one", "any")),
+            gated_norm(y, gate, weight),
+            rms_norm(gate, weight.flatten()),
+        ]
         loss = sum((o * torch.linspace(-1, 1, o.numel(), dtype=torch.float64).view_as(o).to(dtype)).sum() for o in outputs)  # fmt: skip
         return [*outputs, *torch.autograd.grad(loss, [x, taps_of, y, gate, weight])]
 

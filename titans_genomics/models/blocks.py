@@ -21,6 +21,7 @@ from titans_genomics.models.attention import (
     SlidingWindowAttention,
 )
 from titans_genomics.models.memory import MemoryLayerState, NeuralMemory
+from titans_genomics.ops.heads import rms_norm
 from titans_genomics.ops.linear import Linear
 
 
@@ -32,7 +33,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=1e-6)
+        return rms_norm(x, self.weight)
 
 
 class Gate(nn.Module):

@@ -239,3 +239,65 @@ class GatedNorm(torch.autograd.Function):
 def fused_gated_norm(y: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     """Arguments and results as in `heads.gated_norm`, float32 on a CPU."""
     return GatedNorm.apply(y, gate, weight)
+
+
+@kernel()
+def rms_forward(out, x, weight):
+    """out (T, C) = x / rms(x) * weight (C,)"""
+    T, C = x.shape
+    for t in range(T):
+        scale = ONE / np.sqrt(dot(x[t], x[t], 0, C) / np.float32(C) + EPS)
+        for c in range(C):
+            out[t, c] = x[t, c] * scale * weight[c]
+
+
+@kernel()
+def rms_backward(dx, d_weight, d_out, x, weight):
+    """Gradients of `rms_forward`; adds to d_weight (C,)."""
+    T, C = x.shape
+    for t in range(T):
+        row, d_row = x[t], dx[t]
+        scale = ONE / np.sqrt(dot(row, row, 0, C) / np.float32(C) + EPS)
+        for c in range(C):
+            d_weight[c] += d_out[t, c] * row[c] * scale
+            d_row[c] = d_out[t, c] * weight[c]
+        along = dot(row, d_row, 0, C) / np.float32(C) * scale * scale * scale
+        for c in range(C):
+            d_row[c] = d_row[c] * scale - row[c] * along
+
+
+class RMSNorm(torch.autograd.Function):
+    """`heads.rms_norm` in float32, x (rows, C)."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        out = torch.empty_like(x)
+        arrays, by = [array(t) for t in (out, x)], array(weight)
+
+        def run(jobs):
+            for _, _, start, stop in stretches(jobs, len(x)):
+                rms_forward(*(t[start:stop] for t in arrays), by)
+
+        share_out(job_count(len(x)), run)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):
+        x, weight = ctx.saved_tensors
+        dx, d_weight = torch.empty_like(x), weight.new_zeros(job_count(len(x)), len(weight))
+        into, onto, given, by = array(dx), array(d_weight), [array(t) for t in (d_out.contiguous(), x)], array(weight)
+
+        def run(jobs):
+            for job, _, start, stop in stretches(jobs, len(x)):
+                rms_backward(into[start:stop], onto[job], *(t[start:stop] for t in given), by)
+
+        share_out(job_count(len(x)), run)
+        return dx, d_weight.sum(0)
+
+
+def fused_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Arguments and results as in `heads.rms_norm`, float32 on a CPU."""
+    return RMSNorm.apply(x.flatten(0, -2), weight).view_as(x)
