@@ -18,7 +18,7 @@ from titans_genomics.ops.tiles import ONE, kernel, reduction, sigmoid
 EPS = np.float32(1e-6)
 ZERO = np.float32(0)
 STRETCH = 128
-"""Most tokens of a job."""
+"""Most tokens of a job: waking threads costs as much as the work of some hundred tokens."""
 
 LONGEST = {"one": EPS, "at most one": ONE, "any": np.float32(np.inf)}
 """Vectors longer than this are divided by their length. Shorter ones: "one" still divides by EPS."""
@@ -138,22 +138,17 @@ class ConvolvedHeads(torch.autograd.Function):
         return dx, d_taps.sum(0).mT, None, None
 
 
-def tokens_of_a_job(T: int) -> int:
-    """Shorter where a sequence is short, so that there is work for several threads."""
-    return min(STRETCH, max(16, -(-T // 4)))
-
-
 def job_count(T: int) -> int:
     """Jobs of a sequence."""
-    return -(-T // tokens_of_a_job(T))
+    return -(-T // STRETCH)
 
 
 def stretches(jobs, T: int):
     """Number of each job, its sequence, its first token and its last + 1."""
-    tokens, each = tokens_of_a_job(T), job_count(T)
+    each = job_count(T)
     for job in jobs:
         b, number = divmod(job, each)
-        yield job, b, number * tokens, min((number + 1) * tokens, T)
+        yield job, b, number * STRETCH, min((number + 1) * STRETCH, T)
 
 
 def fused_convolved_heads(x: Tensor, weight: Tensor, heads: int, lengths: tuple[str, ...]) -> list[Tensor]:
