@@ -27,6 +27,7 @@ MEMORY = (
 )
 MAC = ("our MAC", "titans-pytorch MAC, as shipped", "titans-pytorch MAC, one stream")
 BLOCK = ("our LMM block", "Transformer block")
+CHUNKS = (16, 32, 64, 128, 256, 512, 1024)
 VARIANTS = ("lmm", "mac", "mag", "mal")
 
 
@@ -70,9 +71,9 @@ def groups(quick: bool) -> list[Group]:
         Group("block, short", BLOCK, {**train, "tokens": short}, **few),
         Group(
             "chunks",
-            ("our memory, chunk 64", "titans-pytorch memory, default, chunk 128"),
+            (*(f"our memory, chunk {b}" for b in CHUNKS), "titans-pytorch memory, default, chunk 128"),
             {**train, "tokens": short},
-            ("kept",),
+            ("default",),
             1 if quick else 2,
         ),
         Group("limit", ("our dual form", "our dual form, L = 1"), {**train, "tokens": short}, **few),

@@ -6,6 +6,7 @@ Peers are imported where they are built, so that one side's process never loads 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.plan import CHUNKS
 from titans_genomics.config import TitansConfig
 
 VOCABULARY = 256  # of the whole models; titans-pytorch's own example has 256 tokens
@@ -210,7 +212,7 @@ def transformer_block(shape: Shape) -> Side:
 
 BUILD: dict[str, Callable[[Shape], Side]] = {
     "our memory": our_memory,
-    "our memory, chunk 64": lambda shape: our_memory(shape, chunk=64),
+    **{f"our memory, chunk {b}": partial(our_memory, chunk=b) for b in CHUNKS},
     "our dual form": our_dual_form,
     "our dual form, L = 1": lambda shape: our_dual_form(shape, layers=1),
     "our LMM block": our_block,
