@@ -15,11 +15,13 @@ from sharded_worker import loss_of, make_model
 def test_two_processes_are_one(mode, variant, tmp_path):
     worker = Path(__file__).with_name("sharded_worker.py")
     processes = [
-        subprocess.Popen([sys.executable, worker, mode, variant, str(rank), tmp_path], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, worker, mode, variant, str(rank), tmp_path], stderr=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors[-3000:]
     model = make_model(variant)
     tokens = torch.randint(4, (4, 40), generator=torch.Generator().manual_seed(1))

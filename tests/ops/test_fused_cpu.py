@@ -1,6 +1,9 @@
 """The CPU kernels against the oracle in float64, gradients included: memory, heads, one token, products."""
 
 import copy
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -255,6 +258,19 @@ def test_triangular_products():
     found = np.zeros((64, 64), np.float32)
     tiles.multiply_into_lower(found, wide, np.ascontiguousarray(wide.T))
     np.testing.assert_allclose(np.tril(found), np.tril(wide @ wide.T), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif("OTHER_VECTORS" in os.environ, reason="this is the process that it starts")
+@pytest.mark.parametrize("features", [{}, {"avx2": True}, {"avx512f": True}])
+def test_products_with_other_vectors(features, tmp_path):
+    """What processors with narrower (or wider) vectors run, in a process that believes to have them."""
+    code = (
+        f"import llvmlite.binding, pytest; llvmlite.binding.get_host_cpu_features = lambda: {features}; "
+        f"raise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'test_products or triangular', {__file__!r}]))"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OTHER_VECTORS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 def test_exponential():

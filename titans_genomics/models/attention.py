@@ -28,6 +28,10 @@ class KeyValueCache(NamedTuple):
             return KeyValueCache(k, v)
         return KeyValueCache(torch.cat([self.k.to(k.dtype), k], dim=2), torch.cat([self.v.to(v.dtype), v], dim=2))
 
+    def copy(self) -> KeyValueCache:
+        """In memory of its own: a view would keep alive all that it was cut from."""
+        return KeyValueCache(self.k.clone(), self.v.clone())
+
 
 @functools.lru_cache(maxsize=32)
 def turns(first: int, count: int, half: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -106,6 +106,7 @@ class MAC(nn.Module):
             y, m, state = self.read_segment(query, gate, Projected(*segment), prefix, state)
             ys.append(y)
             ms.append(m)
+        state = state._replace(cache=SegmentCache(*(part.copy() for part in state.cache)))
         y, m = torch.cat(ys, dim=1), torch.cat(ms, dim=1)
         return y * torch.sigmoid(self.norm_m(self.memory.read_out(self.memory.to_output_gate(y), m))), state
 
@@ -202,7 +203,9 @@ class Block(nn.Module):
         self.norm_1, self.mixer = RMSNorm(d_model), mixer
         self.norm_2, self.feed_forward = RMSNorm(d_model), SwiGLU(d_model, hidden)
 
-    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x (B, T, D) and the state before it; None: the beginning, made here because sharded parameters are whole only here."""
+        state = self.mixer.begin(x.shape[0]) if state is None else state
         y, state = self.mixer(self.norm_1(x), state)
         x = x + y
         return x + self.feed_forward(self.norm_2(x)), state

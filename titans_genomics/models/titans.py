@@ -46,10 +46,9 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Final hidden states (B, T, D) of tokens (B, T) int64, and the state after them."""
         self.check(tokens, state)
-        state = self.begin(tokens.shape[0]) if state is None else state
         x = self.embedding(tokens)
         after = []
-        for block, before in zip(self.blocks, state.blocks, strict=True):
+        for block, before in zip(self.blocks, state.blocks if state else [None] * len(self.blocks), strict=True):
             x, now = in_pieces(block, x, before, always=self.checkpoint_activations)
             after.append(now)
         return self.norm(x), State(after)

@@ -162,7 +162,7 @@ spare = Spare()
 # ------------------------------------------------------------------------------------------- one chunk, forward
 
 
-@kernel()
+@kernel
 def load(target, source, h):
     """The first rows and columns of target are head h of source (n, H, d); the other rows are zero."""
     n, _, width = source.shape
@@ -172,7 +172,7 @@ def load(target, source, h):
             target[t, x] = source[t, h, x]
 
 
-@kernel()
+@kernel
 def store(target, h, source):
     """Head h of target (n, H, d) is the first rows and columns of source."""
     n, _, width = target.shape
@@ -181,7 +181,7 @@ def store(target, h, source):
             target[t, h, x] = source[t, x]
 
 
-@kernel()
+@kernel
 def make_decays(w, alpha, eta, theta):
     """The products of the gates of a chunk (n,), as recurrences over its tokens: only factors up to 1 are multiplied."""
     n, s = alpha.shape[0], w.A.shape[0]
@@ -210,7 +210,7 @@ def make_decays(w, alpha, eta, theta):
             w.C[t, i] = -TWO * theta[i] * w.E[t, i]
 
 
-@kernel()
+@kernel
 def activate(y, z):
     """y = SiLU(z)"""
     for t in range(z.shape[0]):
@@ -218,7 +218,7 @@ def activate(y, z):
             y[t, x] = z[t, x] * sigmoid(z[t, x])
 
 
-@kernel()
+@kernel
 def times_slope(y, z):
     """y *= SiLU'(z)"""
     for t in range(z.shape[0]):
@@ -227,7 +227,7 @@ def times_slope(y, z):
             y[t, x] = y[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
 
 
-@kernel()
+@kernel
 def times_slope_into(y, e, z):
     """y = e SiLU'(z)"""
     for t in range(z.shape[0]):
@@ -236,7 +236,7 @@ def times_slope_into(y, e, z):
             y[t, x] = e[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
 
 
-@kernel()
+@kernel
 def write_keys(w, i, k, v, h, anchored):
     """The errors of chunk i of a group: layer inputs and pre-activations of the keys, and D in the last rows of R."""
     depth = len(w.iR)
@@ -263,7 +263,7 @@ def write_keys(w, i, k, v, h, anchored):
         times_slope_into(w.iR[layer - 1][i][2 * below :], w.iE[layer - 1][i], w.iz[layer - 1][i])
 
 
-@kernel()
+@kernel
 def weigh_errors(w, layer, i, last, theta):
     """Y = [c K | r K], the weights of the errors of chunk i in the memory after its token `last`."""
     K, Y = w.iK[layer][i], w.Y[layer]
@@ -276,7 +276,7 @@ def weigh_errors(w, layer, i, last, theta):
             Y[t, m + x] = r * K[t, x]
 
 
-@kernel()
+@kernel
 def hand_over(w, i, last, theta):
     """The memory after token `last` of chunk i, in the first rows of R of chunk i + 1."""
     a, b, p = w.A[last], w.B[last], w.p[last]
@@ -291,7 +291,7 @@ def hand_over(w, i, last, theta):
         multiply(after[: 2 * m], w.Y[layer].T, R[2 * m :], True)
 
 
-@kernel()
+@kernel
 def read_queries(w, i, q, h):
     """Z of the last layer: what the memory answers to the queries of chunk i, each token with its own weights."""
     depth = len(w.iR)
@@ -316,7 +316,7 @@ def read_queries(w, i, q, h):
 # ------------------------------------------------------------------------------------------ one chunk, backward
 
 
-@reduction()
+@reduction
 def inner(a, b):
     """Sum of the products of two matrices."""
     total = np.float32(0)
@@ -326,7 +326,7 @@ def inner(a, b):
     return total
 
 
-@reduction()
+@reduction
 def inner_row(a, b):
     """Sum of the products of two rows."""
     total = np.float32(0)
@@ -335,7 +335,7 @@ def inner_row(a, b):
     return total
 
 
-@kernel()
+@kernel
 def back_hand_over(w, i, last, theta):
     """From the gradient of the memory handed on to those of R, the keys' layer inputs and the decays."""
     a, b, p = w.A[last], w.B[last], w.p[last]
@@ -365,7 +365,7 @@ def back_hand_over(w, i, last, theta):
                 dK[t, x] = c * dY[t, x] + r * dY[t, m + x]
 
 
-@kernel()
+@kernel
 def back_queries(w, i):
     """From dZ of the last layer to dQ of the first, and to R, the keys' layer inputs and the decays."""
     depth = len(w.iR)
@@ -395,7 +395,7 @@ def back_queries(w, i):
             times_slope_into(w.dZ[layer - 1], dQ, w.Z[layer - 1])
 
 
-@kernel()
+@kernel
 def bend(dz, dD, E, z):
     """dz = dD E SiLU''(z), then dD *= SiLU'(z): the derivative of D = E SiLU'(z)."""
     for t in range(z.shape[0]):
@@ -406,7 +406,7 @@ def bend(dz, dD, E, z):
             dD[t, x] = dD[t, x] * (g * (ONE + z[t, x] * flat))
 
 
-@kernel()
+@kernel
 def back_keys(w, i, anchored):
     """Down through the errors, up through the activations: to dK of the first layer, dz of the last, and the weights."""
     depth = len(w.iR)
@@ -440,7 +440,7 @@ def back_keys(w, i, anchored):
                     dz[t, x] += dK[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
 
 
-@reduction()
+@reduction
 def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
     """The derivative of `make_decays`, its recurrences read backwards: exact also where a gate is closed."""
     n = alpha.shape[0]
@@ -479,7 +479,7 @@ def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
 # ------------------------------------------------------------------------------------------ all chunks of a memory
 
 
-@kernel()
+@kernel
 def put(target, source):
     """The first rows and columns of target are source, the others zero: padding may hold a NaN of an earlier memory."""
     target[:] = 0
@@ -488,7 +488,7 @@ def put(target, source):
             target[x, y] = source[x, y]
 
 
-@kernel()
+@kernel
 def get(target, source):
     """Target is the first rows and columns of source."""
     for x in range(target.shape[0]):
@@ -496,7 +496,7 @@ def get(target, source):
             target[x, y] = source[x, y]
 
 
-@kernel()
+@kernel
 def add(target, source):
     """The first rows and columns of target += source."""
     for x in range(source.shape[0]):
@@ -504,7 +504,7 @@ def add(target, source):
             target[x, y] += source[x, y]
 
 
-@kernel()
+@kernel
 def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, borders, every):
     """Read head h of a sequence: q, k, v, y (T, H, d), gates (T,); the memory, L of (m, n) each, becomes that after it.
 
@@ -546,7 +546,7 @@ def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, border
         get(at[layer], w.at[layer])
 
 
-@kernel()
+@kernel
 def backward(
     w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every,
     dq, dk, dv, d_alpha, d_eta, d_theta, dW, dS, d_at,
@@ -605,7 +605,7 @@ def backward(
         get(dS[layer], w.dnext[layer][w.at[layer].shape[0] :])
 
 
-@kernel()
+@kernel
 def place(number, head, chunk, T):
     """First token and last token + 1 of a chunk, when the first chunk has `head` tokens."""
     if number == 0:

@@ -24,7 +24,7 @@ LONGEST = {"one": EPS, "at most one": ONE, "any": np.float32(np.inf)}
 """Vectors longer than this are divided by their length. Shorter ones: "one" still divides by EPS."""
 
 
-@kernel()
+@kernel
 def convolve(z, x, taps, t):
     """z (C,) = the convolution at token t of x (T + J - 1, C), before the SiLU; taps (J, C)."""
     for c in range(z.shape[0]):
@@ -34,7 +34,7 @@ def convolve(z, x, taps, t):
             z[c] += x[t + j, c] * taps[j, c]
 
 
-@reduction()
+@reduction
 def dot(a, b, first, width):
     """Sum of the products of `width` numbers of two vectors."""
     total = ZERO
@@ -43,7 +43,7 @@ def dot(a, b, first, width):
     return total
 
 
-@kernel()
+@kernel
 def convolved_forward(ys, x, taps, longest, width, start, stop):
     """Tokens start ... stop of P of (T, H d) from x (T + J - 1, C)."""
     channels = taps.shape[1]
@@ -61,7 +61,7 @@ def convolved_forward(ys, x, taps, longest, width, start, stop):
                     y[t, first - part * each + c] = z[first + c] * scale
 
 
-@kernel()
+@kernel
 def convolved_backward(dx, d_taps, dys, x, taps, longest, width, start, stop):
     """Rows start ... stop of dx (T + J - 1, C); adds to d_taps (J, C) what the outputs start ... stop give."""
     (J, channels), T = taps.shape, dys[0].shape[0]
@@ -104,7 +104,7 @@ class ConvolvedHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, heads, longest):
-        x, taps = x.contiguous(), weight.mT.contiguous()
+        x, taps = x.contiguous(), weight.detach().mT.clone(memory_format=torch.contiguous_format)
         B, T, width = x.shape[0], x.shape[1] - len(taps) + 1, x.shape[2] // (heads * len(longest))
         ys = [x.new_empty(B, T, heads, width) for _ in longest]
         ctx.longest = longest
@@ -156,7 +156,7 @@ def fused_convolved_heads(x: Tensor, weight: Tensor, heads: int, lengths: tuple[
     return list(ConvolvedHeads.apply(x, weight, heads, tuple(LONGEST[length] for length in lengths)))
 
 
-@kernel()
+@kernel
 def norm_forward(out, y, gate, weight, d):
     """out from y and gate (T, H d) and weight (H d,)."""
     T, channels = y.shape
@@ -171,7 +171,7 @@ def norm_forward(out, y, gate, weight, d):
                 out[t, c] *= scale
 
 
-@kernel()
+@kernel
 def norm_backward(dy, d_gate, d_weight, d_out, y, gate, weight, d):
     """Gradients of `norm_forward`; adds to d_weight (H d,)."""
     T, channels = y.shape
@@ -201,7 +201,7 @@ class GatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, gate, weight):
-        y, gate, weight = y.contiguous(), gate.contiguous(), weight.contiguous()
+        y, gate, weight = y.contiguous(), gate.contiguous(), weight.detach().clone()  # see threads.array
         ctx.save_for_backward(y, gate, weight)
         out = torch.empty_like(gate)
         arrays, by = [array(x) for x in (out, y.flatten(2), gate)], array(weight.flatten())
@@ -236,7 +236,7 @@ def fused_gated_norm(y: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     return GatedNorm.apply(y, gate, weight)
 
 
-@kernel()
+@kernel
 def rms_forward(out, x, weight):
     """out (T, C) = x / rms(x) * weight (C,)"""
     T, C = x.shape
@@ -246,7 +246,7 @@ def rms_forward(out, x, weight):
             out[t, c] = x[t, c] * scale * weight[c]
 
 
-@kernel()
+@kernel
 def rms_backward(dx, d_weight, d_out, x, weight):
     """Gradients of `rms_forward`; adds to d_weight (C,)."""
     T, C = x.shape
@@ -266,7 +266,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight):
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight = x.contiguous(), weight.detach().clone()  # see threads.array
         ctx.save_for_backward(x, weight)
         out = torch.empty_like(x)
         arrays, by = [array(t) for t in (out, x)], array(weight)

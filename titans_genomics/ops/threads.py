@@ -67,5 +67,11 @@ def share_out(count: int, run: Callable[[Iterator[int]], None]) -> None:
 
 
 def array(x: Tensor) -> np.ndarray:
-    """The numbers of a tensor, not copied."""
+    """The numbers of a tensor, not copied. PyTorch then never resizes its memory again: not for parameters."""
     return x.detach().numpy()
+
+
+def parameter_array(x: Tensor) -> np.ndarray:
+    """The same for a parameter, whose memory sharding takes away and gives back; float32, contiguous, valid while it stays where it is."""
+    numbers = (ctypes.c_float * x.numel()).from_address(x.data_ptr())
+    return np.ctypeslib.as_array(numbers).reshape(x.shape)

@@ -10,7 +10,7 @@ the callers pad with zeros.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import llvmlite.binding
 import numpy as np
@@ -35,9 +35,26 @@ def vector_shape() -> tuple[int, int]:
 LANES, COLUMNS = vector_shape()
 ROWS = 8
 
-# Division by zero gives infinity, as in PyTorch: a check for it would keep loops from becoming vectors.
-kernel = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-reduction = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+
+def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
+    """A decorator: Numba without Python objects and without the interpreter's lock, kept compiled on disk where that can be.
+
+    Division by zero gives infinity, as in PyTorch: a check for it would keep loops from becoming vectors.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to write to: compiled again in every process
+            return njit(**options)(function)
+
+    return decorate
+
+
+kernel = compiled({"contract", "nsz"})
+reduction = compiled({"contract", "nsz", "reassoc"})
+"""Sums may be added up in another order, which turns them into vectors."""
 
 FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -189,7 +206,7 @@ float_of = _reinterpret(types.int32, types.float32, FLOAT)
 WIDE, LANE = COLUMNS * LANES, LANES  # plain numbers, which compiled code takes as constants
 
 
-@kernel()
+@kernel
 def multiply(C, A, B, add):
     """C = A B, or C += A B with `add`. B and C have contiguous rows; A may be a transposed view."""
     rows, columns = C.shape
@@ -203,7 +220,7 @@ def multiply(C, A, B, add):
             narrow_tile(C, A, B, i, j, 0, inner, add)
 
 
-@kernel()
+@kernel
 def multiply_lower(C, A, B, add):
     """`multiply` for a lower triangular square A: row i takes part with the first columns of A only."""
     rows, columns = C.shape
@@ -216,7 +233,7 @@ def multiply_lower(C, A, B, add):
             narrow_tile(C, A, B, i, j, 0, i + ROWS, add)
 
 
-@kernel()
+@kernel
 def multiply_upper(C, A, B, add):
     """`multiply` for an upper triangular square A: row i takes part with the last columns of A only."""
     rows, columns = C.shape
@@ -230,7 +247,7 @@ def multiply_upper(C, A, B, add):
             narrow_tile(C, A, B, i, j, i, inner, add)
 
 
-@kernel()
+@kernel
 def multiply_into_lower(C, A, B):
     """C = A B on and below the diagonal of a square C; what is above it is left undefined."""
     rows, inner = A.shape
@@ -239,7 +256,7 @@ def multiply_into_lower(C, A, B):
             narrow_tile(C, A, B, i, j, 0, inner, False)
 
 
-@kernel()
+@kernel
 def transpose(target, source):
     """target = source transposed; both have contiguous rows."""
     rows, columns = source.shape
@@ -255,7 +272,7 @@ C2, C3, C4, C5, C6 = (np.float32(1 / x) for x in (2, 6, 24, 120, 720))
 ONE, TWO = np.float32(1), np.float32(2)
 
 
-@kernel()
+@kernel
 def exponential(x):
     """exp(x) to 2 units in the last place, in operations that a loop over an array turns into vectors; of NaN, some number."""
     bounded = x if x > LOWEST else LOWEST
@@ -268,7 +285,7 @@ def exponential(x):
     return series * float_of((bits_of(turns) << np.int32(23)) + np.int32(0x3F800000))
 
 
-@kernel()
+@kernel
 def sigmoid(x):
     """1 / (1 + exp(-x))"""
     return ONE / (ONE + exponential(-x))

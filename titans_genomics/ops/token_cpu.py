@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_genomics.ops.threads import array
+from titans_genomics.ops.threads import parameter_array
 from titans_genomics.ops.tiles import ONE, TWO, kernel, reduction, sigmoid
 
 EPS, ZERO = np.float32(1e-6), np.float32(0)
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     output: np.ndarray  # (D, D)
 
 
-@reduction()
+@reduction
 def times(y, weight, x):
     """y (out,) = weight (out, in) x (in,)"""
     for o in range(y.shape[0]):
@@ -43,7 +43,7 @@ def times(y, weight, x):
         y[o] = total
 
 
-@reduction()
+@reduction
 def dot(a, b):
     """Sum of the products of two vectors."""
     total = ZERO
@@ -52,21 +52,21 @@ def dot(a, b):
     return total
 
 
-@kernel()
+@kernel
 def activate(x):
     """x = SiLU(x)"""
     for c in range(x.shape[0]):
         x[c] = x[c] * sigmoid(x[c])
 
 
-@kernel()
+@kernel
 def shorten(x, longest):
     """x divided by its length where that is above `longest`, else by `longest`; infinity leaves it."""
     if longest < np.inf:
         x /= max(np.sqrt(dot(x, x)), longest)
 
 
-@kernel()
+@kernel
 def convolve(z, x, tail, taps, tail_after):
     """z (C,) = SiLU of the convolution of the tail (J - 1, C) and x (C,); the tail moves on."""
     J = taps.shape[1]
@@ -82,7 +82,7 @@ def convolve(z, x, tail, taps, tail_after):
     activate(z)
 
 
-@kernel()
+@kernel
 def errors(D, a, z, W, h, value):
     """Errors of half the inner loss at head h of W, L of (H, m, n), in D, L of (n,); layer inputs in a, a[0] the key."""
     depth = len(W)
@@ -104,7 +104,7 @@ def errors(D, a, z, W, h, value):
             D[layer - 1][i] = dot(W[layer][h, i], D[layer]) * (g * (ONE + x * (ONE - g)))
 
 
-@kernel()
+@kernel
 def write_and_read(W_after, S_after, W, S, D, a, keep, decay, step, x):
     """One layer (eq. 13, 14) and what it answers to x (m,): y (n,) is left in D."""
     answer = np.zeros(D.shape[0], np.float32)
@@ -119,7 +119,7 @@ def write_and_read(W_after, S_after, W, S, D, a, keep, decay, step, x):
     D[:] = answer
 
 
-@kernel()
+@kernel
 def token(p, x, theta_max, forgetting, momentum, longest, tail, W, S, at, work, out, tail_after, W_after, S_after):
     """out (D,) of x (D,); W, S and at: L of (H, m, n); work: a, z, D, L of vectors each."""
     H, d = p.head_norm.shape
@@ -188,7 +188,7 @@ class Token:
             found.append(own["conv"])
         addresses = [x.data_ptr() for x in found]
         if addresses != self.addresses:
-            qkv, gates, opening, output, bias, norm, *taps = (array(x.contiguous()) for x in found)
+            qkv, gates, opening, output, bias, norm, *taps = (parameter_array(x) for x in found)
             taps = taps[0] if taps else np.ones((len(qkv), 1), np.float32)
             self.arrays, self.addresses = Weights(qkv, taps, gates, bias, opening, norm, output), addresses
         return self.arrays
