@@ -50,8 +50,7 @@ def main(mode: str, variant: str, rank: int, folder: Path) -> None:
         name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().contiguous()
         for name, p in plain.named_parameters()
     }
-    if rank == 0:
-        save_file(whole, folder / "weights.safetensors")
+    save_file(whole, folder / f"weights-{rank}.safetensors")
     dist.barrier()
     os._exit(0)  # tearing DDP down in an orderly way can wait for a thread of gloo that waits for the interpreter
 

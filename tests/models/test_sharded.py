@@ -20,9 +20,13 @@ def test_two_processes_are_one(mode, variant, tmp_path):
         )
         for rank in range(2)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors[-3000:]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
     model = make_model(variant)
     tokens = torch.randint(4, (4, 40), generator=torch.Generator().manual_seed(1))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -30,6 +34,7 @@ def test_two_processes_are_one(mode, variant, tmp_path):
         optimiser.zero_grad()
         loss_of(model, tokens).backward()
         optimiser.step()
-    found = load_file(tmp_path / "weights.safetensors")
+    found, other = (load_file(tmp_path / f"weights-{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(found[name], other[name]) for name in found)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.detach(), rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")  # fmt: skip

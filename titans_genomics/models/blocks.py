@@ -26,7 +26,7 @@ from titans_genomics.ops.linear import Linear
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32."""
+    """x / rms(x) * weight."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
 from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
 from titans_genomics.ops.linear import Linear, linear
+from titans_genomics.ops.threads import why_no_kernels
 
 
 def safe_theta_max(chunk: int) -> float:
@@ -100,24 +101,28 @@ class NeuralMemory(nn.Module):
         return y, MemoryLayerState(memory, tail)
 
     def takes_one_token(self, x: Tensor) -> bool:
-        """Whether `one_token` does for x (1, 1, D)."""
-        return (
-            not (torch.is_grad_enabled() or self.training or self.watched is not None)
-            and x.device.type == "cpu"
-            and x.dtype == self.to_qkv.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-        )
+        """Whether `one_token` does for x (1, 1, D): on a CPU, in float32, without gradients, hooks and adapters."""
+        if torch.is_grad_enabled() or self.training or self.watched is not None or x.device.type != "cpu":
+            return False
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or why_no_kernels() is not None:
+            return False
+        from titans_genomics.models.one_token import plain
+
+        return plain(self) and self.to_qkv.weight.dtype == torch.float32
 
     def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
-        """`forward` for one token x (1, 1, D) on a CPU without gradients, in one call."""
+        """`forward` for one token x (1, 1, D), in one call."""
         if self.token is None:
-            from titans_genomics.ops.token_cpu import Token
+            from titans_genomics.models.one_token import OneToken
 
-            self.token = Token(self)
+            self.token = OneToken(self)
+        y, tail, weights, surprise = self.token(x.contiguous(), state)
         memory = state.memory
-        y, tail, weights, surprise = self.token(x, state.tail, memory.weights, memory.surprise, memory.anchor)
         offset = (memory.offset + 1) % self.chunk
         return y, MemoryLayerState(MemoryState(weights, surprise, memory.anchor if offset else weights, offset), tail)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "token": None}
 
     def queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Queries alone: x (B, T, D), tail (B, conv - 1, D) their inputs before x -> (B, T, H, d), new tail."""
@@ -158,7 +163,7 @@ class NeuralMemory(nn.Module):
             values = "".join(f", {name} {gate[row, token, head].item():.4g}" for name, gate in gates.items())
             raise ValueError(
                 f"the memory became NaN or infinite in layer {self.watched}, head {head}, at token {token} of sequence {row} "
-                f"of this call{values}: lower the learning rate or model.theta_max"
+                f"of this call (or later in its chunk of {self.chunk}: tokens of a chunk share products){values}: lower the learning rate or model.theta_max"
             )
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The dual form on CPUs: one pass over a chunk in the caches of one core, forward and backward, compiled by Numba.
 
 The same lines as `chunked`, for one memory (one sequence, one head) at a time; memories are shared out over threads.
-What differs is where the time goes: no call per product, activations and decays in the same pass, nothing computed above
+What differs is where the time goes: no call per product, activations and decays in the same pass, little computed above
 the diagonal of a b x b matrix, and nothing kept for the backward pass but the memory at every K-th chunk border.
 
 Letters: s tokens of a chunk, m inputs and n outputs of a layer, each padded with zeros to a multiple of `tiles.PAD`.
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from titans_genomics.ops.threads import array, share_out
+from titans_genomics.ops.threads import array, share_out, why_no_kernels
 from titans_genomics.ops.tiles import (
-    LANE,
+    BLOCK,
     ONE,
     PAD,
     TWO,
+    dot,
     kernel,
     multiply,
     multiply_into_lower,
@@ -34,12 +35,14 @@ from titans_genomics.ops.tiles import (
     multiply_upper,
     reduction,
     sigmoid,
+    slope,
     transpose,
 )
 
 KEEP_BYTES = 256 << 20  # what one call may keep of memories at chunk borders for its backward pass
 FEWEST = 8  # chunks between borders that are kept: their intermediates stay in the cache
 TINY = np.float32(1e-25)  # products of gates below this are zero: no product of two of them is a denormal number
+NONE = np.float32(0)
 
 
 class Work(NamedTuple):
@@ -137,7 +140,7 @@ def make_work(widths: tuple[int, ...], chunk: int, every: int, learning: bool) -
 class Spare:
     """Work that earlier calls have left: fresh memory would cost a page fault every 4 KB."""
 
-    MOST = 8
+    BYTES = 64 << 20  # most that is kept
 
     def __init__(self) -> None:
         self.lock, self.kept = threading.Lock(), []
@@ -145,15 +148,18 @@ class Spare:
     def take(self, *shape) -> Work:
         """`make_work(*shape)`, for one thread at a time."""
         with self.lock:
-            for index, (of, _) in enumerate(self.kept):
+            for index, (of, _, _) in enumerate(self.kept):
                 if of == shape:
-                    return self.kept.pop(index)[1]
+                    return self.kept.pop(index)[2]
         return make_work(*shape)
 
     def leave(self, work: Work, *shape) -> None:
-        """Give it back."""
+        """Give it back; what was left longest ago is dropped where it becomes too much."""
+        size = sum(x.nbytes for part in work for x in (part if isinstance(part, tuple) else (part,)))
         with self.lock:
-            self.kept = [*self.kept[1 - self.MOST :], (shape, work)]
+            self.kept.append((shape, size, work))
+            while sum(size for _, size, _ in self.kept) > self.BYTES:
+                self.kept.pop(0)
 
 
 spare = Spare()
@@ -193,18 +199,18 @@ def make_decays(w, alpha, eta, theta):
             continue
         keep, decay = ONE - alpha[t], eta[t]
         a = keep * a
-        a = a if a > TINY else np.float32(0)
+        a = NONE if a <= TINY else a
         p = decay * p
-        p = p if p > TINY else np.float32(0)
+        p = NONE if p <= TINY else p
         b = keep * b
-        b = (b if b > TINY else np.float32(0)) + p
+        b = (NONE if b <= TINY else b) + p
         w.A[t], w.B[t], w.p[t] = a, b, p
         for i in range(t):
             left = decay * w.P[t - 1, i]
-            left = left if left > TINY else np.float32(0)
+            left = NONE if left <= TINY else left
             kept = keep * w.E[t - 1, i]
             w.P[t, i] = left
-            w.E[t, i] = (kept if kept > TINY else np.float32(0)) + left
+            w.E[t, i] = (NONE if kept <= TINY else kept) + left
         w.P[t, t] = w.E[t, t] = ONE
         for i in range(t + 1):
             w.C[t, i] = -TWO * theta[i] * w.E[t, i]
@@ -219,21 +225,11 @@ def activate(y, z):
 
 
 @kernel
-def times_slope(y, z):
-    """y *= SiLU'(z)"""
-    for t in range(z.shape[0]):
-        for x in range(z.shape[1]):
-            g = sigmoid(z[t, x])
-            y[t, x] = y[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
-
-
-@kernel
 def times_slope_into(y, e, z):
     """y = e SiLU'(z)"""
     for t in range(z.shape[0]):
         for x in range(z.shape[1]):
-            g = sigmoid(z[t, x])
-            y[t, x] = e[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+            y[t, x] = e[t, x] * slope(z[t, x])
 
 
 @kernel
@@ -305,7 +301,7 @@ def read_queries(w, i, q, h):
             for x in range(m):
                 X[t, x] = w.A[t] * Q[t, x]
                 X[t, m + x] = w.B[t] * Q[t, x]
-            for x in range((t // LANE + 1) * LANE):
+            for x in range((t // BLOCK + 1) * BLOCK):
                 X[t, 2 * m + x] = att[t, x] * w.C[t, x]
         multiply(w.Z[layer], X[:, : 2 * m], R[: 2 * m], False)
         multiply_lower(w.Z[layer], X[:, 2 * m :], R[2 * m :], True)
@@ -323,15 +319,6 @@ def inner(a, b):
     for x in range(a.shape[0]):
         for y in range(a.shape[1]):
             total += a[x, y] * b[x, y]
-    return total
-
-
-@reduction
-def inner_row(a, b):
-    """Sum of the products of two rows."""
-    total = np.float32(0)
-    for x in range(a.shape[0]):
-        total += a[x] * b[x]
     return total
 
 
@@ -359,8 +346,8 @@ def back_hand_over(w, i, last, theta):
         dK[last + 1 :] = 0
         for t in range(last + 1):
             c, r = w.C[last, t], -TWO * theta[t] * w.P[last, t]
-            w.dC[last, t] += inner_row(dY[t, :m], K[t])
-            w.dr[t] += inner_row(dY[t, m:], K[t])
+            w.dC[last, t] += dot(dY[t, :m], K[t])
+            w.dr[t] += dot(dY[t, m:], K[t])
             for x in range(m):
                 dK[t, x] = c * dY[t, x] + r * dY[t, m + x]
 
@@ -381,9 +368,9 @@ def back_queries(w, i):
         multiply(dR[: 2 * m], X[:, : 2 * m].T, dZ, True)
         multiply_upper(dR[2 * m :], X[:, 2 * m :].T, dZ, True)
         for t in range(s):
-            w.dA[t] += inner_row(dX[t, :m], Q[t])
-            w.dB[t] += inner_row(dX[t, m : 2 * m], Q[t])
-            for x in range((t // LANE + 1) * LANE):
+            w.dA[t] += dot(dX[t, :m], Q[t])
+            w.dB[t] += dot(dX[t, m : 2 * m], Q[t])
+            for x in range((t // BLOCK + 1) * BLOCK):
                 w.dC[t, x] += dX[t, 2 * m + x] * att[t, x]
                 dX[t, 2 * m + x] *= w.C[t, x]
         multiply_upper(w.dK[layer], dX[:, 2 * m :].T, Q, True)
@@ -436,8 +423,7 @@ def back_keys(w, i, anchored):
             z, dz, dK = w.iz[layer - 1][i], w.dz[layer - 1], w.dK[layer]
             for t in range(z.shape[0]):
                 for x in range(z.shape[1]):
-                    g = sigmoid(z[t, x])
-                    dz[t, x] += dK[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+                    dz[t, x] += dK[t, x] * slope(z[t, x])
 
 
 @reduction
@@ -618,7 +604,7 @@ def place(number, head, chunk, T):
 
 
 class FusedMemory(torch.autograd.Function):
-    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: W, S and anchor, L of (B, H, out, in) each.
+    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, H, T); state: W, S and anchor, L of (B, H, m, n) each.
 
     The anchor comes and goes with an open chunk only.
     """
@@ -627,14 +613,10 @@ class FusedMemory(torch.autograd.Function):
     def forward(ctx, q, k, v, alpha, eta, theta, offset, chunk, learning, depth, *state):
         B, T, H, d = q.shape
         inputs = [x.contiguous() for x in (q, k, v, alpha, eta, theta)]
-        W, S = (
-            [x.mT.clone(memory_format=torch.contiguous_format) for x in xs]
-            for xs in (state[:depth], state[depth : 2 * depth])
-        )
+        state = [x.clone(memory_format=torch.contiguous_format) for x in state]
+        W, S, at = state[:depth], state[depth : 2 * depth], state[2 * depth :]
         widths = d, *(x.shape[3] for x in W)
-        at = [x.mT.clone(memory_format=torch.contiguous_format) for x in state[2 * depth :]] or [
-            torch.empty_like(x) for x in W
-        ]
+        at = at or [torch.empty_like(x) for x in W]
         count = 1 + -(-(T - min(T, chunk - offset)) // chunk)
         sizes = [(2 * padded(m), padded(n)) for m, n in pairwise(widths)]
         needed = count * B * H * sum(4 * rows * columns for rows, columns in sizes)
@@ -650,18 +632,18 @@ class FusedMemory(torch.autograd.Function):
         arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (W, S, at, borders)]
 
         def run(numbers):
-            shape = widths, min(chunk, T), 1, False
-            work = spare.take(*shape)
+            shape, work = (widths, min(chunk, T), 1, False), None
             for g in numbers:
+                work = work or spare.take(*shape)
                 b, h = divmod(g, H)
-                rows, into = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
+                rows, into = [x[b] for x in arrays[:3]] + [x[b, h] for x in arrays[3:6]], arrays[6][b]
                 *memory, kept_here = (tuple(x[b, h] for x in xs) for xs in states)
                 forward(work, h, *rows, *memory, offset, chunk, into, kept_here, every)
-            spare.leave(work, *shape)
+            if work:
+                spare.leave(work, *shape)
 
         share_out(B * H, run)
-        still_open = at if (offset + T) % chunk else []
-        return (y, *(x.mT for x in (*W, *S, *still_open)))
+        return (y, *W, *S, *(at if (offset + T) % chunk else ()))
 
     @staticmethod
     @once_differentiable
@@ -675,7 +657,7 @@ class FusedMemory(torch.autograd.Function):
         d_inputs = [torch.empty_like(x) for x in inputs]
         shapes = [(B, H, m, n) for m, n in pairwise(widths)]
         d_state = [
-            dy.new_zeros(shape) if x is None else x.mT.clone(memory_format=torch.contiguous_format)
+            dy.new_zeros(shape) if x is None else x.clone(memory_format=torch.contiguous_format)
             for x, shape in zip(d_state + (None,) * (3 * depth - len(d_state)), shapes * 3, strict=True)
         ]
         at = at or [dy.new_empty(shape) for shape in shapes]
@@ -684,26 +666,27 @@ class FusedMemory(torch.autograd.Function):
         d_states = [[array(x) for x in d_state[i * depth : (i + 1) * depth]] for i in range(3)]
 
         def run(numbers):
-            shape = widths, min(chunk, T), every, True
-            work = spare.take(*shape)
+            shape, work = (widths, min(chunk, T), every, True), None
             for g in numbers:
+                work = work or spare.take(*shape)
                 b, h = divmod(g, H)
-                rows, d_rows = ([x[b] for x in xs[:3]] + [x[b, :, h] for x in xs[3:]] for xs in (arrays, d_arrays))
+                rows, d_rows = ([x[b] for x in xs[:3]] + [x[b, h] for x in xs[3:]] for xs in (arrays, d_arrays))
                 (anchor, kept_here), d_here = (
                     [tuple(x[b, h] for x in xs) for xs in both] for both in (states, d_states)
                 )
                 backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, *d_here)
-            spare.leave(work, *shape)
+            if work:
+                spare.leave(work, *shape)
 
         share_out(B * H, run)
         d_inputs[2].neg_()  # of the values: the errors are M(k) - v
         d_state = d_state if offset else d_state[: 2 * depth]
-        return (*d_inputs, None, None, None, None, *(x.mT for x in d_state))
+        return (*d_inputs, None, None, None, None, *d_state)
 
 
 def why_not(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
     """Why the kernels do not take these tensors, or None when they do. q, v (B, T, H, d); weights L (B, H, out, in)."""
-    return "it computes in float32, got float64" if q.dtype == torch.float64 else None
+    return "it computes in float32, got float64" if q.dtype == torch.float64 else why_no_kernels()
 
 
 def fused_memory(
@@ -721,8 +704,10 @@ def fused_memory(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
     depth = len(weights)
-    state = *weights, *surprise, *(anchor if offset else ())
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *state))
-    y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, offset, chunk, learning, depth, *state)
+    gates = [x.transpose(1, 2) for x in (alpha, eta, theta)]
+    state = [x.mT for x in (*weights, *surprise, *(anchor if offset else ()))]
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *gates, *state))
+    y, *state = FusedMemory.apply(q, k, v, *gates, offset, chunk, learning, depth, *state)
+    state = [x.mT for x in state]
     weights, surprise, anchor = state[:depth], state[depth : 2 * depth], state[2 * depth :]
     return y, weights, surprise, anchor or weights

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from titans_genomics.ops.convolution import causal_convolution
+from titans_genomics.ops.threads import why_no_kernels
 
 Length = Literal["one", "at most one", "any"]
 
@@ -80,7 +81,7 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def _on_cpu(x: Tensor) -> bool:
     """Whether the kernels for CPUs take x."""
-    return x.device.type == "cpu" and x.dtype != torch.float64
+    return x.device.type == "cpu" and x.dtype != torch.float64 and why_no_kernels() is None
 
 
 def full_precision(x: Tensor) -> Tensor:

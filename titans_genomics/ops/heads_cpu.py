@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from titans_genomics.ops.threads import array, share_out
-from titans_genomics.ops.tiles import ONE, kernel, reduction, sigmoid
+from titans_genomics.ops.tiles import ONE, dot, kernel, sigmoid, slope
 
 EPS = np.float32(1e-6)
 ZERO = np.float32(0)
@@ -34,15 +34,6 @@ def convolve(z, x, taps, t):
             z[c] += x[t + j, c] * taps[j, c]
 
 
-@reduction
-def dot(a, b, first, width):
-    """Sum of the products of `width` numbers of two vectors."""
-    total = ZERO
-    for c in range(first, first + width):
-        total += a[c] * b[c]
-    return total
-
-
 @kernel
 def convolved_forward(ys, x, taps, longest, width, start, stop):
     """Tokens start ... stop of P of (T, H d) from x (T + J - 1, C)."""
@@ -56,7 +47,11 @@ def convolved_forward(ys, x, taps, longest, width, start, stop):
         for part in range(len(ys)):
             most, y = longest[part], ys[part]
             for first in range(part * each, (part + 1) * each, width):
-                scale = ONE / max(np.sqrt(dot(z, z, first, width)), most) if most < np.inf else ONE
+                scale = (
+                    ONE / max(np.sqrt(dot(z[first : first + width], z[first : first + width])), most)
+                    if most < np.inf
+                    else ONE
+                )
                 for c in range(width):
                     y[t, first - part * each + c] = z[first + c] * scale
 
@@ -80,14 +75,17 @@ def convolved_backward(dx, d_taps, dys, x, taps, longest, width, start, stop):
                 for c in range(width):
                     row[first + c] = dy[t, first - part * each + c]
                 if most < np.inf:
-                    length = np.sqrt(dot(a, a, first, width))
+                    length = np.sqrt(dot(a[first : first + width], a[first : first + width]))
                     scale = ONE / max(length, most)
-                    along = dot(a, row, first, width) * scale * scale * scale if length > most else ZERO
+                    along = (
+                        dot(a[first : first + width], row[first : first + width]) * scale * scale * scale
+                        if length > most
+                        else ZERO
+                    )
                     for c in range(first, first + width):
                         row[c] = row[c] * scale - a[c] * along
         for c in range(channels):
-            g = sigmoid(z[c])
-            row[c] *= g * (ONE + z[c] * (ONE - g))
+            row[c] *= slope(z[c])
         if t >= start:
             for j in range(J):
                 for c in range(channels):
@@ -166,7 +164,7 @@ def norm_forward(out, y, gate, weight, d):
             g = gate[t, c]
             out[t, c] = row[c] * weight[c] * (g * sigmoid(g))
         for first in range(0, channels, d):
-            scale = ONE / np.sqrt(dot(row, row, first, d) / np.float32(d) + EPS)
+            scale = ONE / np.sqrt(dot(row[first : first + d], row[first : first + d]) / np.float32(d) + EPS)
             for c in range(first, first + d):
                 out[t, c] *= scale
 
@@ -179,19 +177,18 @@ def norm_backward(dy, d_gate, d_weight, d_out, y, gate, weight, d):
     for t in range(T):
         row, d_row = y[t], dy[t]
         for first in range(0, channels, d):
-            scale = ONE / np.sqrt(dot(row, row, first, d) / np.float32(d) + EPS)
+            scale = ONE / np.sqrt(dot(row[first : first + d], row[first : first + d]) / np.float32(d) + EPS)
             for c in range(first, first + d):
                 normed[c] = row[c] * scale
         for c in range(channels):
             g = gate[t, c]
-            s = sigmoid(g)
-            d_scaled = d_out[t, c] * (g * s)
-            d_gate[t, c] = d_out[t, c] * normed[c] * weight[c] * (s * (ONE + g * (ONE - s)))
+            d_scaled = d_out[t, c] * (g * sigmoid(g))
+            d_gate[t, c] = d_out[t, c] * normed[c] * weight[c] * slope(g)
             d_weight[c] += d_scaled * normed[c]
             d_row[c] = d_scaled * weight[c]
         for first in range(0, channels, d):
-            scale = ONE / np.sqrt(dot(row, row, first, d) / np.float32(d) + EPS)
-            along = dot(normed, d_row, first, d) / np.float32(d)
+            scale = ONE / np.sqrt(dot(row[first : first + d], row[first : first + d]) / np.float32(d) + EPS)
+            along = dot(normed[first : first + d], d_row[first : first + d]) / np.float32(d)
             for c in range(first, first + d):
                 d_row[c] = (d_row[c] - normed[c] * along) * scale
 
@@ -241,7 +238,7 @@ def rms_forward(out, x, weight):
     """out (T, C) = x / rms(x) * weight (C,)"""
     T, C = x.shape
     for t in range(T):
-        scale = ONE / np.sqrt(dot(x[t], x[t], 0, C) / np.float32(C) + EPS)
+        scale = ONE / np.sqrt(dot(x[t], x[t]) / np.float32(C) + EPS)
         for c in range(C):
             out[t, c] = x[t, c] * scale * weight[c]
 
@@ -252,11 +249,11 @@ def rms_backward(dx, d_weight, d_out, x, weight):
     T, C = x.shape
     for t in range(T):
         row, d_row = x[t], dx[t]
-        scale = ONE / np.sqrt(dot(row, row, 0, C) / np.float32(C) + EPS)
+        scale = ONE / np.sqrt(dot(row, row) / np.float32(C) + EPS)
         for c in range(C):
             d_weight[c] += d_out[t, c] * row[c] * scale
             d_row[c] = d_out[t, c] * weight[c]
-        along = dot(row, d_row, 0, C) / np.float32(C) * scale * scale * scale
+        along = dot(row, d_row) / np.float32(C) * scale * scale * scale
         for c in range(C):
             d_row[c] = d_row[c] * scale - row[c] * along
 

@@ -1,7 +1,7 @@
 """Linear layers on CPUs, by the library that multiplies fastest there.
 
 PyTorch multiplies float32 matrices with MKL, which leaves half of the vector width of AMD's processors with AVX-512
-unused; oneDNN, which PyTorch also brings, uses all of it: 2.3 times the rate on Zen 5 (docs/benchmarks.md). PyTorch asks oneDNN only
+unused; oneDNN, which PyTorch also brings, uses all of it: 2.2 times the rate on Zen 5 (docs/benchmarks.md, distance to the limit). PyTorch asks oneDNN only
 where products may be rounded to bfloat16. Processors without units for matrix tiles (AMX) are not faster with bfloat16, and there oneDNN
 computes in float32 all the same; that is checked once, and tests hold every digit.
 """
@@ -9,6 +9,7 @@ computes in float32 all the same; that is checked once, and tests hold every dig
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +32,14 @@ def prefer_onednn() -> bool:
         return False
     if not (amd and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
         return False
-    if torch.cpu._is_amx_tile_supported():
+    try:
+        if torch.cpu._is_amx_tile_supported() or torch.backends.mkldnn.matmul.fp32_precision is None:
+            return False
+    except AttributeError:  # another version of PyTorch
         return False
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for sizes in ((256, 256, 256), (1024, 128, 384)):
-        a, b = (torch.randn(s, generator=generator) for s in (sizes[:2], sizes[1:]))
+        a, b = (torch.randn(s, generator=generator, device="cpu") for s in (sizes[:2], sizes[1:]))
         with onednn():
             found = a @ b
         if (found - a.double() @ b.double()).abs().max() > 1e-3:  # bfloat16 would be off by 0.1
@@ -43,16 +47,31 @@ def prefer_onednn() -> bool:
     return True
 
 
-@contextmanager
-def onednn() -> Iterator[None]:
-    """Products within go to oneDNN."""
-    settings = torch.backends.mkldnn.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+class Switch:
+    """PyTorch's setting that lets oneDNN multiply float32 matrices. It is the process's, so threads count who is within."""
+
+    def __init__(self) -> None:
+        self.lock, self.within, self.before = threading.Lock(), 0, ""
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Products within go to oneDNN."""
+        settings = torch.backends.mkldnn.matmul
+        with self.lock:
+            if self.within == 0:
+                self.before = settings.fp32_precision
+                settings.fp32_precision = "bf16"
+            self.within += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.within -= 1
+                if self.within == 0:
+                    settings.fp32_precision = self.before
+
+
+onednn = Switch()
 
 
 class OneDNNLinear(torch.autograd.Function):

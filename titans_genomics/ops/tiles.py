@@ -10,7 +10,9 @@ the callers pad with zeros.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
@@ -34,6 +36,10 @@ def vector_shape() -> tuple[int, int]:
 
 LANES, COLUMNS = vector_shape()
 ROWS = 8
+BLOCK = max(LANES, ROWS)
+"""Triangles are computed, and must be masked, in blocks of so many rows and columns along the diagonal."""
+
+SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 
 def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
@@ -45,9 +51,13 @@ def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
         try:
-            return njit(cache=True, **options)(function)
+            kept = njit(cache=True, **options)(function)
         except RuntimeError:  # no folder to write to: compiled again in every process
             return njit(**options)(function)
+        # Numba looks at the file of a function only, not at those of the functions that it calls
+        file = kept._cache._cache_file
+        file._source_stamp = (file._source_stamp, SOURCES)
+        return kept
 
     return decorate
 
@@ -274,9 +284,9 @@ ONE, TWO = np.float32(1), np.float32(2)
 
 @kernel
 def exponential(x):
-    """exp(x) to 2 units in the last place, in operations that a loop over an array turns into vectors; of NaN, some number."""
-    bounded = x if x > LOWEST else LOWEST
-    bounded = bounded if bounded < HIGHEST else HIGHEST
+    """exp(x) to 2 units in the last place, in operations that a loop over an array turns into vectors; NaN stays NaN."""
+    bounded = LOWEST if x < LOWEST else x
+    bounded = HIGHEST if bounded > HIGHEST else bounded
     turns = bounded * LOG2E + ROUND
     whole = turns - ROUND
     rest = bounded - whole * LN2_HIGH
@@ -289,3 +299,19 @@ def exponential(x):
 def sigmoid(x):
     """1 / (1 + exp(-x))"""
     return ONE / (ONE + exponential(-x))
+
+
+@kernel
+def slope(z):
+    """SiLU'(z)"""
+    g = sigmoid(z)
+    return g * (ONE + z * (ONE - g))
+
+
+@reduction
+def dot(a, b):
+    """Sum of the products of two vectors."""
+    total = np.float32(0)
+    for c in range(a.shape[0]):
+        total += a[c] * b[c]
+    return total

@@ -9,14 +9,11 @@ Axes: D width, H heads, d head width, J taps; a layer of the memory has m inputs
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from titans_genomics.ops.threads import parameter_array
-from titans_genomics.ops.tiles import ONE, TWO, kernel, reduction, sigmoid
+from titans_genomics.ops.tiles import ONE, TWO, dot, kernel, reduction, sigmoid, slope
 
 EPS, ZERO = np.float32(1e-6), np.float32(0)
 
@@ -41,15 +38,6 @@ def times(y, weight, x):
         for i in range(x.shape[0]):
             total += weight[o, i] * x[i]
         y[o] = total
-
-
-@reduction
-def dot(a, b):
-    """Sum of the products of two vectors."""
-    total = ZERO
-    for c in range(a.shape[0]):
-        total += a[c] * b[c]
-    return total
 
 
 @kernel
@@ -99,9 +87,7 @@ def errors(D, a, z, W, h, value):
         D[depth - 1][o] = z[depth - 1][o] - value[o]
     for layer in range(depth - 1, 0, -1):
         for i in range(W[layer].shape[1]):
-            x = z[layer - 1][i]
-            g = sigmoid(x)
-            D[layer - 1][i] = dot(W[layer][h, i], D[layer]) * (g * (ONE + x * (ONE - g)))
+            D[layer - 1][i] = dot(W[layer][h, i], D[layer]) * slope(z[layer - 1][i])
 
 
 @kernel
@@ -161,48 +147,3 @@ def token(p, x, theta_max, forgetting, momentum, longest, tail, W, S, at, work, 
             g = opening[h * d + c]
             read[h * d + c] = answer[c] * scale * p.head_norm[h, c] * (g * sigmoid(g))
     times(out, p.output, read)
-
-
-class Token:
-    """`token` for a memory layer: `models.memory.NeuralMemory` or whatever has its parameters.
-
-    Arrays look into the parameters' own memory, so that changed weights are seen; where parameters are moved, they are taken anew.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.addresses: list[int] = []
-        self.longest = ONE if layer.bound_values else np.float32(np.inf)
-        self.theta_max = np.float32(layer.theta_max)
-        widths = [layer.width, *(w.shape[1] for w in layer.initial)]
-        self.work = tuple(
-            tuple(np.zeros(size, np.float32) for size in sizes) for sizes in (widths[:-1], widths[1:], widths[1:])
-        )
-
-    def weights(self) -> Weights:
-        """The parameters."""
-        children, own = self.layer._modules, self.layer._parameters  # attributes of modules are slow to look up
-        found = [children[name]._parameters["weight"] for name in ("to_qkv", "to_gates", "to_output_gate", "to_output")]
-        found += [children["to_gates"]._parameters["bias"], own["head_norm"]]
-        if self.layer.kernel:
-            found.append(own["conv"])
-        addresses = [x.data_ptr() for x in found]
-        if addresses != self.addresses:
-            qkv, gates, opening, output, bias, norm, *taps = (parameter_array(x) for x in found)
-            taps = taps[0] if taps else np.ones((len(qkv), 1), np.float32)
-            self.arrays, self.addresses = Weights(qkv, taps, gates, bias, opening, norm, output), addresses
-        return self.arrays
-
-    def __call__(
-        self, x: Tensor, tail: Tensor, W: list[Tensor], S: list[Tensor], at: list[Tensor]
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """x (1, 1, D), tail (1, J - 1, 3 D), memory L of (1, H, out, in) each -> output, tail, weights, surprise."""
-        before = [[w.mT.contiguous() for w in xs] for xs in (W, S, at)]
-        after = [[torch.empty_like(w) for w in xs] for xs in before[:2]]
-        out, tail_after = torch.empty_like(x), torch.empty_like(tail)
-        token(
-            self.weights(), x.numpy()[0, 0], self.theta_max, self.layer.forgetting, self.layer.momentum, self.longest,
-            tail.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in before),
-            self.work, out.numpy()[0, 0], tail_after.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in after),
-        )  # fmt: skip
-        return out, tail_after, *([w.mT for w in xs] for xs in after)
