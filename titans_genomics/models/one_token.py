@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,8 @@ class OneToken:
         self.longest = ONE if layer.bound_values else np.float32(np.inf)
         self.theta_max = np.float32(layer.theta_max)
         self.widths = [layer.width, *(w.shape[1] for w in layer.initial)]
+        self.shapes = [(1, layer.heads, out, into) for into, out in pairwise(self.widths)]
+        self.tail_shape = (1, max(layer.kernel - 1, 0), 3 * layer.heads * layer.width)
 
     def weights(self) -> Weights:
         """The parameters; taken anew where they have moved."""
@@ -57,18 +60,16 @@ class OneToken:
 
     def check(self, state: MemoryLayerState) -> None:
         """Raise ValueError for the state of another layer: compiled code would read and write beyond its end."""
-        memory, layer = state.memory, self.layer
-        shapes = [(1, layer.heads, out, into) for into, out in zip(self.widths, self.widths[1:], strict=False)]
+        memory = state.memory
         for name, xs in (("weights", memory.weights), ("surprise", memory.surprise), ("anchor", memory.anchor)):
-            if [x.shape for x in xs] != shapes:
+            if [x.shape for x in xs] != self.shapes:
                 raise ValueError(
-                    f"state: {name} must be {shapes}, got {[tuple(x.shape) for x in xs]}: it is another model's"
+                    f"state: {name} must be {self.shapes}, got {[tuple(x.shape) for x in xs]}: it is another model's"
                 )
-        wanted = (1, max(layer.kernel - 1, 0), 3 * layer.heads * layer.width)
-        if state.tail.shape != wanted or not 0 <= memory.offset < layer.chunk:
+        if state.tail.shape != self.tail_shape or not 0 <= memory.offset < self.layer.chunk:
             raise ValueError(
-                f"state: tail must be {wanted} and offset below the chunk of {layer.chunk}, got {tuple(state.tail.shape)} "
-                f"and {memory.offset}: it is another model's"
+                f"state: tail must be {self.tail_shape} and offset below the chunk of {self.layer.chunk}, got "
+                f"{tuple(state.tail.shape)} and {memory.offset}: it is another model's"
             )
 
     def __call__(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
