@@ -139,12 +139,22 @@ def decode(side: Side, after: list[int], count: int, piece: int) -> dict[str, An
 
 
 def rates(shape: Shape, chunk: int) -> dict[str, Any]:
-    """What this machine multiplies, Gmultiply-adds per second: by shape, with one thread and with all."""
+    """What this machine multiplies, Gmultiply-adds per second: by shape, with one thread and with all.
+
+    The large product also with oneDNN, where the package prefers it (`titans_genomics.ops.linear`).
+    """
+    from titans_genomics.ops.linear import onednn, prefer_onednn
+
     threads = torch.get_num_threads()
+    sizes = limits.shapes(shape, chunk)
+    large = next(iter(sizes))
     found = {}
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
-        found[str(count)] = {name: limits.rate(*sizes) for name, sizes in limits.shapes(shape, chunk).items()}
+        found[str(count)] = {name: limits.rate(*of) for name, of in sizes.items()}
+        if prefer_onednn():
+            with onednn():
+                found[str(count)][f"{large}, oneDNN"] = limits.rate(*sizes[large])
     torch.set_num_threads(threads)
     return {"gmadd_per_s": found, "chunk": chunk, "finite": True}
 

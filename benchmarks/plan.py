@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-SHORT, LONG, FAR, STREAM = 4_096, 65_536, 1_048_576, 2_097_152
-QUICK = {SHORT: 2_048, LONG: 8_192, FAR: 65_536, STREAM: 131_072}  # lengths of `--quick`
+SHORT, LONG, ONE_STEP, FAR, STREAM = 4_096, 65_536, 131_072, 1_048_576, 2_097_152
+QUICK = {SHORT: 2_048, LONG: 8_192, ONE_STEP: 16_384, FAR: 65_536, STREAM: 131_072}  # lengths of `--quick`
 
 # The same for every side. glibc takes large blocks from the system and gives them back at once unless told otherwise;
 # every fresh page then costs a fault. "kept" lets it keep what it has.
@@ -27,6 +27,7 @@ MEMORY = (
 )
 MAC = ("our MAC", "titans-pytorch MAC, as shipped", "titans-pytorch MAC, one stream")
 BLOCK = ("our LMM block", "Transformer block")
+CHUNKS = (16, 32, 64, 128, 256, 512, 1024)
 VARIANTS = ("lmm", "mac", "mag", "mal")
 
 
@@ -70,9 +71,9 @@ def groups(quick: bool) -> list[Group]:
         Group("block, short", BLOCK, {**train, "tokens": short}, **few),
         Group(
             "chunks",
-            ("our memory, chunk 64", "titans-pytorch memory, default, chunk 128"),
+            (*(f"our memory, chunk {b}" for b in CHUNKS), "titans-pytorch memory, default, chunk 128"),
             {**train, "tokens": short},
-            ("kept",),
+            ("default",),
             1 if quick else 2,
         ),
         Group("limit", ("our dual form", "our dual form, L = 1"), {**train, "tokens": short}, **few),
@@ -86,6 +87,7 @@ def groups(quick: bool) -> list[Group]:
         Group("memory, long", MEMORY, {**train, "tokens": long}, **wait),
         Group("MAC, long", MAC, {**train, "tokens": long}, **wait),
         Group("block, long", BLOCK, {**train, "tokens": long}, **wait),
+        Group("one step", ("default model",), {**train, "tokens": at(ONE_STEP)}, ("default",), 1),
         Group(
             "decode, far", ("our memory",), {"kind": "decode", "after": [short, far], "count": 1024}, ("default",), 1
         ),

@@ -6,6 +6,7 @@ Peers are imported where they are built, so that one side's process never loads 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.plan import CHUNKS
 from titans_genomics.config import TitansConfig
 
 VOCABULARY = 256  # of the whole models; titans-pytorch's own example has 256 tokens
@@ -59,9 +61,9 @@ def hidden_states(shape: Shape) -> Callable[[int], tuple[Tensor, ...]]:
     return lambda tokens: (torch.randn(1, tokens, shape.width),)
 
 
-def token_ids(tokens: int) -> tuple[Tensor, ...]:
+def token_ids(tokens: int, vocabulary: int = VOCABULARY) -> tuple[Tensor, ...]:
     """(1, T + 1) ids: inputs and targets."""
-    return (torch.randint(VOCABULARY, (1, tokens + 1)),)
+    return (torch.randint(vocabulary, (1, tokens + 1)),)
 
 
 # ------------------------------------------------------------------------------------------------- ours
@@ -101,26 +103,32 @@ def our_dual_form(shape: Shape, layers: int = 2) -> Side:
 
 
 def our_block(shape: Shape) -> Side:
-    """LMM block: memory and SwiGLU, pre-norm, residual."""
+    """LMM block: memory and SwiGLU, pre-norm, residual; read in pieces where the input is long, as in a whole model."""
     from titans_genomics.models.blocks import LMM, Block
+    from titans_genomics.models.pieces import in_pieces
 
     config = our_config(shape)
     model = Block(LMM(config), shape.width, round(config.ff_expansion * shape.width))
-    return Side(model, hidden_states(shape), lambda x: model(x, model.mixer.begin(1))[0])
+    return Side(model, hidden_states(shape), lambda x: in_pieces(model, x, model.mixer.begin(1))[0])
 
 
-def our_model(shape: Shape, variant: str = "mac", **changes: Any) -> Side:
+def our_model(shape: Shape, variant: str = "mac", vocabulary: int = VOCABULARY, **changes: Any) -> Side:
     """A whole model from token ids to logits; forward gives the cross-entropy."""
     from titans_genomics.models import Titans
 
-    changes = {"variant": variant, "segment": SEGMENT, "window": SEGMENT, "chunk": min(128, SEGMENT), **changes}
+    changes = {"variant": variant, "segment": SEGMENT, "window": SEGMENT, **changes}
     model = Titans(our_config(shape, **changes))
 
     def loss(ids: Tensor) -> Tensor:
         logits, _ = model(ids[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
-    return Side(model, token_ids, loss, model)
+    return Side(model, lambda tokens: token_ids(tokens, vocabulary), loss, model)
+
+
+def default_model(_: Shape) -> Side:
+    """The model of configs/default.yaml, next-token loss."""
+    return our_model(Shape(), "lmm", vocabulary=8, **{"d_model": 128, "n_heads": 2, "n_layers": 2, "vocab_size": 8})
 
 
 # ------------------------------------------------------------------------------------------------ peers
@@ -204,11 +212,12 @@ def transformer_block(shape: Shape) -> Side:
 
 BUILD: dict[str, Callable[[Shape], Side]] = {
     "our memory": our_memory,
-    "our memory, chunk 64": lambda shape: our_memory(shape, chunk=64),
+    **{f"our memory, chunk {b}": partial(our_memory, chunk=b) for b in CHUNKS},
     "our dual form": our_dual_form,
     "our dual form, L = 1": lambda shape: our_dual_form(shape, layers=1),
     "our LMM block": our_block,
     "our MAC": our_model,
+    "default model": default_model,
     "lmm": lambda shape: our_model(shape, "lmm"),
     "mac": lambda shape: our_model(shape, "mac"),
     "mag": lambda shape: our_model(shape, "mag"),

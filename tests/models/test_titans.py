@@ -126,6 +126,17 @@ def test_the_state_does_not_grow():
 
 
 @pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+def test_the_state_keeps_no_piece_alive(variant, kind):
+    """Its tensors are no views of the activations of what was read."""
+    model = build(variant, kind).float().eval()
+    with torch.no_grad():
+        _, state = model(tokens(T=333))
+    for name, leaf in state.leaves():
+        if isinstance(leaf, torch.Tensor):
+            assert leaf.untyped_storage().nbytes() <= 2 * leaf.numel() * leaf.element_size() + 64, name
+
+
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
 def test_a_saved_state_goes_on_in_another_process(variant, kind, tmp_path):
     """Saved in the middle of a chunk, segment and window; read back by a fresh model; same logits to the bit."""
     model, x = build(variant, kind), tokens()

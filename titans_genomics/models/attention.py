@@ -13,12 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from titans_genomics.ops.linear import Linear, linear
+
 
 class KeyValueCache(NamedTuple):
     """Keys before rotation and values of earlier tokens, (B, H, S, d) each."""
 
     k: Tensor
     v: Tensor
+
+    def followed_by(self, k: Tensor, v: Tensor) -> KeyValueCache:
+        """The same and later tokens behind it."""
+        if self.k.shape[2] == 0:
+            return KeyValueCache(k, v)
+        return KeyValueCache(torch.cat([self.k.to(k.dtype), k], dim=2), torch.cat([self.v.to(v.dtype), v], dim=2))
+
+    def copy(self) -> KeyValueCache:
+        """In memory of its own: a view would keep alive all that it was cut from."""
+        return KeyValueCache(self.k.clone(), self.v.clone())
 
 
 @functools.lru_cache(maxsize=32)
@@ -30,12 +42,23 @@ def turns(first: int, count: int, half: int, dtype: torch.dtype, device: torch.d
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Tensor, first: int) -> Tensor:
-    """Rotary positions first, first + 1, ... for x (B, H, T, d), d even."""
-    half = x.shape[-1] // 2
-    cos, sin = turns(first, x.shape[-2], half, x.dtype, x.device)
+def rotate(x: Tensor, first: int, period: int | None = None) -> Tensor:
+    """Rotary positions first, first + 1, ... for x (B, H, T, d), d even; with a period they begin anew at its multiples."""
+    half, T = x.shape[-1] // 2, x.shape[-2]
+    if period is None or first + T <= period:
+        cos, sin = turns(first, T, half, x.dtype, x.device)
+    else:
+        cos, sin = turns_in_periods(first, T, period, half, x.dtype, x.device)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def turns_in_periods(
+    first: int, count: int, period: int, half: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`turns` of positions modulo period."""
+    rounds = -(-(first + count) // period)
+    return tuple(x.repeat(rounds, 1)[first : first + count] for x in turns(0, period, half, dtype, device))
 
 
 class Attention(nn.Module):
@@ -44,19 +67,19 @@ class Attention(nn.Module):
     def __init__(self, d_model: int, n_heads: int, persistent: int):
         super().__init__()
         self.heads = n_heads
-        self.to_qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.to_output = nn.Linear(d_model, d_model, bias=False)
+        self.to_qkv = Linear(d_model, 3 * d_model)
+        self.to_output = Linear(d_model, d_model)
         self.persistent = nn.Parameter(torch.randn(persistent, d_model)) if persistent else None
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor) -> KeyValueCache:
         """Keys and values of tokens x (B, T, D), heads split."""
         D = x.shape[-1]
-        k, v = F.linear(x, self.to_qkv.weight[D:]).chunk(2, dim=-1)
-        return self.split(k), self.split(v)
+        k, v = linear(x, self.to_qkv.weight[D:]).chunk(2, dim=-1)
+        return KeyValueCache(self.split(k), self.split(v))
 
     def begin(self, batch: int) -> KeyValueCache:
         """An empty cache."""
@@ -64,26 +87,36 @@ class Attention(nn.Module):
         empty = self.to_qkv.weight.new_zeros(batch, self.heads, 0, D // self.heads)
         return KeyValueCache(empty, empty)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: int, mask: Tensor) -> Tensor:
-        """Softmax attention with the persistent tokens as prefix.
+    def widened(self, q: Tensor, turned: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Queries (B, H, T, d) before and after rotation, and what the persistent tokens add to keys and values.
 
-        q (B, H, T, d) before rotation, its positions start at `first`; k (B, H, S, d) rotated; v (B, H, S, d);
-        mask (T, S), True where a query sees a key. Persistent keys meet the query before rotation; their scores ride
-        along as additional columns of the head width, so that one fused attention call does both.
+        Persistent tokens carry no position: their keys meet the query before rotation. Those scores ride along as
+        additional columns of the head width, so that one fused attention call does both. Returns the queries
+        (B, H, T, d + extra), and keys and values (B, H, P, d + extra) that stand before all others; None without persistent tokens.
         """
-        width = q.shape[-1]
-        turned = rotate(q, first)
         if self.persistent is None:
-            return F.scaled_dot_product_attention(turned, k, v, attn_mask=mask)
+            return turned, None, None
         keys, values = self.keys_values(self.persistent[None].to(q.dtype))
-        count = self.persistent.shape[0]
+        width, count = q.shape[-1], self.persistent.shape[0]
         extra = -(-count // 8) * 8  # head widths that are multiples of 8 keep the fast kernels
         turned = torch.cat([turned, F.pad(q @ keys.mT, (0, extra - count))], dim=-1)
-        prefix = F.pad(torch.eye(count, extra, dtype=k.dtype, device=k.device), (width, 0)).expand(*k.shape[:2], -1, -1)
-        k = torch.cat([prefix, F.pad(k, (0, extra))], dim=2)
-        v = F.pad(torch.cat([values.expand(v.shape[0], -1, -1, -1), v], dim=2), (0, extra))
-        mask = F.pad(mask, (count, 0), value=True)
-        return F.scaled_dot_product_attention(turned, k, v, attn_mask=mask, scale=width**-0.5)[..., :width]
+        prefix = F.pad(torch.eye(count, extra, dtype=q.dtype, device=q.device), (width, 0)).expand(*q.shape[:2], -1, -1)
+        return turned, prefix, F.pad(values.expand(q.shape[0], -1, -1, -1), (0, extra))
+
+    def attend(
+        self, q: Tensor, ks: list[Tensor], vs: list[Tensor], mask: Tensor, prefix: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor:
+        """Softmax attention of q, as `widened` gives them, with its prefix, keys ks (B, H, S, d), rotated, and values vs.
+
+        mask (T, S), True where a query sees a key, of all ks in a row.
+        """
+        width = vs[0].shape[-1]
+        if prefix[0] is not None:
+            extra = q.shape[-1] - width
+            ks, vs = ([first, *(F.pad(x, (0, extra)) for x in xs)] for first, xs in zip(prefix, (ks, vs), strict=True))
+            mask = F.pad(mask, (prefix[0].shape[2], 0), value=True)
+        k, v = (xs[0] if len(xs) == 1 else torch.cat(xs, dim=2) for xs in (ks, vs))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=width**-0.5)[..., :width]
 
 
 class SlidingWindowAttention(Attention):
@@ -96,20 +129,22 @@ class SlidingWindowAttention(Attention):
     def forward(self, x: Tensor, cache: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
         """x (B, T, D) -> (B, T, D) and the last window - 1 keys and values."""
         q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
-        k, v = torch.cat([cache.k.to(k.dtype), k], dim=2), torch.cat([cache.v.to(v.dtype), v], dim=2)
+        k, v = cache.followed_by(k, v)
         start = max(0, k.shape[2] - (self.window - 1))
         cached = k.shape[2] - q.shape[2]
         y = self.banded(q, k, v, cached)
-        return self.to_output(y.transpose(1, 2).flatten(2)), KeyValueCache(k[:, :, start:], v[:, :, start:])
+        return self.to_output(y.transpose(1, 2).flatten(2)), KeyValueCache(
+            k[:, :, start:].clone(), v[:, :, start:].clone()
+        )
 
     def banded(self, q: Tensor, k: Tensor, v: Tensor, cached: int) -> Tensor:
         """Blocks of `window` queries against the 2 x window keys around them: cost linear in T."""
         T, w = q.shape[2], self.window
         lead = min(T, w)  # the first block may have fewer keys before it than the others
         seen = cached + lead
-        outputs = [
-            self.attend(q[:, :, :lead], rotate(k[:, :, :seen], 0), v[:, :, :seen], cached, self.band(lead, seen))
-        ]
+        queries, *prefix = self.widened(q[:, :, :lead], rotate(q[:, :, :lead], cached))
+        keys, values = rotate(k[:, :, :seen], 0), v[:, :, :seen]
+        outputs = [self.attend(queries, [keys], [values], self.band(lead, seen), prefix)]
         if w < T:
             blocks = -(-(T - w) // w)
             pad = blocks * w - (T - w)
@@ -120,7 +155,8 @@ class SlidingWindowAttention(Attention):
                 F.pad(x[:, :, cached:], (0, 0, 0, pad)).unfold(2, 2 * w, w).transpose(-1, -2) for x in (k, v)
             )
             queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
-            y = self.attend(queries, rotate(keys, 0), values, w, self.band(w, 2 * w))
+            queries, *prefix = self.widened(queries, rotate(queries, w))
+            y = self.attend(queries, [rotate(keys, 0)], [values], self.band(w, 2 * w), prefix)
             outputs.append(y.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)[:, :, : T - w])
         return torch.cat(outputs, dim=2)
 
@@ -133,29 +169,47 @@ class SlidingWindowAttention(Attention):
 
 
 class SegmentCache(NamedTuple):
-    """Keys and values of the retrieved memory and of the tokens of the open segment."""
+    """Keys (rotated by their place in the segment) and values of the retrieved memory and of the tokens of the open segment."""
 
     retrieved: KeyValueCache
     tokens: KeyValueCache
 
 
+class Projected(NamedTuple):
+    """What attention needs of the tokens themselves: (B, T, ...) each, so that they split into segments like tokens."""
+
+    q: Tensor  # (B, T, H, d + extra)
+    k: Tensor  # (B, T, H, d), rotated
+    v: Tensor  # (B, T, H, d)
+
+
 class SegmentAttention(Attention):
     """Attention over [persistent | retrieved memory | segment]: position i sees h_j and S_j for j <= i (MAC, eq. 22-23)."""
 
-    def forward(self, x: Tensor, h: Tensor, cache: SegmentCache) -> tuple[Tensor, SegmentCache]:
-        """x and h (B, T, D), tokens of one segment and what the memory answered to them -> (B, T, D)."""
+    def project(self, x: Tensor, position: int, segment: int) -> tuple[Projected, tuple[Tensor | None, Tensor | None]]:
+        """Of tokens x (B, T, D) of one or more segments, the first at `position` of its segment; and the prefix of `widened`."""
         q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
+        wide, *prefix = self.widened(q, rotate(q, position, segment))
+        k = rotate(k, position, segment)
+        return Projected(*(part.transpose(1, 2) for part in (wide, k, v))), tuple(prefix)
+
+    def forward(
+        self, tokens: Projected, h: Tensor, prefix: tuple[Tensor | None, Tensor | None], cache: SegmentCache
+    ) -> tuple[Tensor, SegmentCache]:
+        """Of tokens of one segment and what the memory answered to them, h (B, T, D) -> (B, T, D)."""
+        q, k, v = (part.transpose(1, 2) for part in tokens)
         past = cache.tokens.k.shape[2]
-        tokens = KeyValueCache(
-            torch.cat([cache.tokens.k.to(k.dtype), k], 2), torch.cat([cache.tokens.v.to(v.dtype), v], 2)
-        )
+        earlier = cache.tokens.followed_by(k, v)
         k, v = self.keys_values(h)
-        retrieved = KeyValueCache(
-            torch.cat([cache.retrieved.k.to(k.dtype), k], 2), torch.cat([cache.retrieved.v.to(v.dtype), v], 2)
-        )
-        total = past + q.shape[2]
-        causal = torch.ones(total, total, dtype=torch.bool, device=x.device).tril()[past:]
-        keys = torch.cat([rotate(retrieved.k, 0), rotate(tokens.k, 0)], dim=2)
-        values = torch.cat([retrieved.v, tokens.v], dim=2)
-        y = self.attend(q, keys, values, past, causal.repeat(1, 2))
-        return self.to_output(y.transpose(1, 2).flatten(2)), SegmentCache(retrieved, tokens)
+        retrieved = cache.retrieved.followed_by(rotate(k, past), v)
+        seen = both_causal(past, q.shape[2], q.device)
+        y = self.attend(q, [retrieved.k, earlier.k], [retrieved.v, earlier.v], seen, prefix)
+        return self.to_output(y.transpose(1, 2).flatten(2)), SegmentCache(retrieved, earlier)
+
+
+@functools.lru_cache(maxsize=32)
+def both_causal(past: int, count: int, device: torch.device) -> Tensor:
+    """(count, 2 (past + count)) bool: which of the retrieved and which of the tokens' keys each query sees."""
+    with torch.inference_mode(False):
+        total = past + count
+        return torch.ones(total, total, dtype=torch.bool, device=device).tril()[past:].repeat(1, 2)

@@ -13,19 +13,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
-from titans_genomics.models.attention import KeyValueCache, SegmentAttention, SegmentCache, SlidingWindowAttention
+from titans_genomics.models.attention import (
+    KeyValueCache,
+    Projected,
+    SegmentAttention,
+    SegmentCache,
+    SlidingWindowAttention,
+)
 from titans_genomics.models.memory import MemoryLayerState, NeuralMemory
+from titans_genomics.ops.heads import rms_norm
+from titans_genomics.ops.linear import Linear
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32."""
+    """x / rms(x) * weight."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=1e-6)
+        return rms_norm(x, self.weight)
 
 
 class Gate(nn.Module):
@@ -85,26 +93,36 @@ class MAC(nn.Module):
         return MACState(memory, memory.memory.weights, tail, SegmentCache(empty, empty), 0)
 
     def forward(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
+        # what depends on x alone is computed for all segments at once
         head = min(x.shape[1], self.segment - state.position)
-        outputs = []
-        for part in [x[:, :head], *x[:, head:].split(self.segment, dim=1)]:
-            if part.shape[1]:
-                y, state = self.read_segment(part, state)
-                outputs.append(y)
-        return torch.cat(outputs, dim=1), state
+        rest, tail = divmod(x.shape[1] - head, self.segment)
+        lengths = [head, *[self.segment] * rest, *[tail] * (tail > 0)]
+        q, query_tail = self.memory.queries(x, state.query_tail)
+        tokens, prefix = self.attention.project(x, state.position, self.segment)
+        parts = q, self.memory.to_output_gate(x), *tokens
+        state = state._replace(query_tail=query_tail)
+        ys, ms = [], []
+        for query, gate, *segment in zip(*(part.split(lengths, dim=1) for part in parts), strict=True):
+            y, m, state = self.read_segment(query, gate, Projected(*segment), prefix, state)
+            ys.append(y)
+            ms.append(m)
+        state = state._replace(cache=SegmentCache(*(part.copy() for part in state.cache)))
+        y, m = torch.cat(ys, dim=1), torch.cat(ms, dim=1)
+        return y * torch.sigmoid(self.norm_m(self.memory.read_out(self.memory.to_output_gate(y), m))), state
 
-    def read_segment(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
-        """Tokens that all lie in the open segment."""
-        h, query_tail = self.memory.retrieve(x, state.segment_weights, state.query_tail)
-        y, cache = self.attention(x, h, state.cache)
+    def read_segment(
+        self, query: Tensor, gate: Tensor, tokens: Projected, prefix: tuple[Tensor | None, Tensor | None], state: MACState
+    ) -> tuple[Tensor, Tensor, MACState]:  # fmt: skip
+        """Tokens that all lie in the open segment: (B, T, D) the normed y of attention, (B, T, H, d) M_t(q(y)), new state."""
+        h = self.memory.read_out(gate, self.memory.recall(query, state.segment_weights))
+        y, cache = self.attention(tokens, h, prefix, state.cache)
         y = self.norm_a(y)
-        m, memory = self.memory(y, state.memory)
-        position = state.position + x.shape[1]
-        weights = state.segment_weights
+        m, memory = self.memory.remember(y, state.memory)
+        position, weights = state.position + y.shape[1], state.segment_weights
         if position == self.segment:
-            empty = self.attention.begin(x.shape[0])
+            empty = self.attention.begin(y.shape[0])
             weights, cache, position = memory.memory.weights, SegmentCache(empty, empty), 0
-        return y * torch.sigmoid(self.norm_m(m)), MACState(memory, weights, query_tail, cache, position)
+        return y, m, MACState(memory, weights, state.query_tail, cache, position)
 
 
 class BranchState(NamedTuple):
@@ -169,8 +187,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.to_hidden = nn.Linear(width, 2 * hidden, bias=False)
-        self.to_output = nn.Linear(hidden, width, bias=False)
+        self.to_hidden = Linear(width, 2 * hidden)
+        self.to_output = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.to_hidden(x).chunk(2, dim=-1)
@@ -185,7 +203,9 @@ class Block(nn.Module):
         self.norm_1, self.mixer = RMSNorm(d_model), mixer
         self.norm_2, self.feed_forward = RMSNorm(d_model), SwiGLU(d_model, hidden)
 
-    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x (B, T, D) and the state before it; None: the beginning, made here because sharded parameters are whole only here."""
+        state = self.mixer.begin(x.shape[0]) if state is None else state
         y, state = self.mixer(self.norm_1(x), state)
         x = x + y
         return x + self.feed_forward(self.norm_2(x)), state

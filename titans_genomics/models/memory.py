@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
 from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
+from titans_genomics.ops.linear import Linear, linear
+from titans_genomics.ops.threads import why_no_kernels
 
 
 def safe_theta_max(chunk: int) -> float:
@@ -46,11 +47,12 @@ class NeuralMemory(nn.Module):
         super().__init__()
         D, H = config.d_model, config.n_heads
         self.watched: int | None = None
+        self.token = None
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
         self.bound_values = config.bound_values
         self.theta_max = config.theta_max or safe_theta_max(config.chunk)
-        self.to_qkv = nn.Linear(D, 3 * D, bias=False)
+        self.to_qkv = Linear(D, 3 * D)
         self.kernel = config.conv
         if config.conv:
             self.conv = nn.Parameter(torch.empty(3 * D, config.conv).uniform_(-1, 1) / math.sqrt(config.conv))
@@ -59,8 +61,8 @@ class NeuralMemory(nn.Module):
         widths = [self.width, *[hidden] * (config.memory_layers - 1), self.width]
         self.initial = nn.ParameterList(torch.randn(H, out, into) / math.sqrt(into) for into, out in pairwise(widths))
         self.head_norm = nn.Parameter(torch.ones(H, self.width))
-        self.to_output_gate = nn.Linear(D, D, bias=False)
-        self.to_output = nn.Linear(D, D, bias=False)
+        self.to_output_gate = Linear(D, D)
+        self.to_output = Linear(D, D)
         with torch.no_grad():
             self.to_gates.weight.mul_(0.1)
             self.to_gates.bias.copy_(torch.tensor([-6.0, 1.0, 0.0]).repeat_interleave(H))
@@ -77,6 +79,13 @@ class NeuralMemory(nn.Module):
 
     def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """`forward` in one piece."""
+        if x.shape[0] * x.shape[1] == 1 and self.takes_one_token(x):
+            return self.one_token(x, state)
+        y, state = self.remember(x, state)
+        return self.read_out(self.to_output_gate(x), y), state
+
+    def remember(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """What the memory answers while it is written, before `read_out`. x (B, T, D) -> (B, T, H, d)."""
         values = "at most one" if self.bound_values else "any"
         (q, k, v), tail = self.convolve(self.to_qkv(x), state.tail, "one", "one", values)
         alpha, eta, theta = self.gates(x)
@@ -89,23 +98,50 @@ class NeuralMemory(nn.Module):
             self.watch(y, alpha=alpha, eta=eta, theta=theta)
         if self.training:
             self.record(alpha, eta, theta, memory)
-        return self.read_out(x, y), MemoryLayerState(memory, tail)
+        return y, MemoryLayerState(memory, tail)
 
-    def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Read fixed weights without writing (MAC, eq. 21): x (B, T, D), tail (B, conv - 1, D) of the queries of x."""
-        D = self.heads * self.width
-        (q,), tail = self.convolve(F.linear(x, self.to_qkv.weight[:D]), tail, "one")
+    def takes_one_token(self, x: Tensor) -> bool:
+        """Whether `one_token` does for x (1, 1, D): on a CPU, in float32, without gradients, hooks and adapters."""
+        if torch.is_grad_enabled() or self.training or self.watched is not None or x.device.type != "cpu":
+            return False
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or why_no_kernels() is not None:
+            return False
+        from titans_genomics.models.one_token import plain
+
+        return plain(self) and self.to_qkv.weight.dtype == torch.float32
+
+    def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """`forward` for one token x (1, 1, D), in one call."""
+        if self.token is None:
+            from titans_genomics.models.one_token import OneToken
+
+            self.token = OneToken(self)
+        y, tail, weights, surprise = self.token(x.contiguous(), state)
+        memory = state.memory
+        offset = (memory.offset + 1) % self.chunk
+        return y, MemoryLayerState(MemoryState(weights, surprise, memory.anchor if offset else weights, offset), tail)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "token": None}
+
+    def queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries alone: x (B, T, D), tail (B, conv - 1, D) their inputs before x -> (B, T, H, d), new tail."""
+        (q,), tail = self.convolve(linear(x, self.to_qkv.weight[: self.heads * self.width]), tail, "one")
+        return q, tail
+
+    def recall(self, q: Tensor, weights: list[Tensor]) -> Tensor:
+        """Read fixed weights without writing (MAC, eq. 21), before `read_out`. q (B, T, H, d) -> (B, T, H, d)."""
         y = memory_mlp(q.to(weights[0].dtype), weights)
         if self.watched is not None:
             self.watch(y)
-        return self.read_out(x, y), tail
+        return y
 
     def convolve(self, x: Tensor, tail: Tensor, *lengths: Length) -> tuple[list[Tensor], Tensor]:
         """Convolution, SiLU and norm. x (B, T, parts D), tail (B, conv - 1, parts D) -> parts of (B, T, H, d), new tail."""
         if not self.kernel:
             return convolved_heads(x, x.new_ones(x.shape[-1], 1), self.heads, lengths), tail
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        tail = x[:, x.shape[1] - (self.kernel - 1) :]
+        tail = x[:, x.shape[1] - (self.kernel - 1) :].clone()  # a view would keep all of x alive in the state
         return convolved_heads(x, self.conv[: x.shape[-1]], self.heads, lengths), tail
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,9 +151,9 @@ class NeuralMemory(nn.Module):
         rest, eta = (torch.sigmoid(-eta), eta.sigmoid()) if self.momentum else (1.0, torch.zeros_like(eta))
         return alpha, eta, self.theta_max * rest * theta.sigmoid()
 
-    def read_out(self, x: Tensor, y: Tensor) -> Tensor:
-        """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""
-        return self.to_output(gated_norm(y, self.to_output_gate(x), self.head_norm))
+    def read_out(self, gate: Tensor, y: Tensor) -> Tensor:
+        """RMSNorm per head, output gate, output projection. gate (B, T, D), y (B, T, H, d) -> (B, T, D)."""
+        return self.to_output(gated_norm(y, gate, self.head_norm))
 
     def watch(self, y: Tensor, **gates: Tensor) -> None:
         """Raise ValueError where y (B, T, H, d) is not finite for the first time; `watched` is the number of this layer."""
@@ -127,7 +163,7 @@ class NeuralMemory(nn.Module):
             values = "".join(f", {name} {gate[row, token, head].item():.4g}" for name, gate in gates.items())
             raise ValueError(
                 f"the memory became NaN or infinite in layer {self.watched}, head {head}, at token {token} of sequence {row} "
-                f"of this call{values}: lower the learning rate or model.theta_max"
+                f"of this call (or later in its chunk of {self.chunk}: tokens of a chunk share products){values}: lower the learning rate or model.theta_max"
             )
 
     @torch.no_grad()

@@ -48,7 +48,11 @@ def map_leaves(function: Callable[[str, Any], Any], state: Any, name: str = "") 
 def save_state(state: State, path: str | Path) -> None:
     """Write a state as safetensors, atomically; the counts go to the header."""
     path = Path(path)
-    tensors = {name: leaf.detach().cpu().clone() for name, leaf in state.leaves() if isinstance(leaf, Tensor)}
+    tensors = {
+        name: leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, leaf in state.leaves()
+        if isinstance(leaf, Tensor)
+    }
     counts = {name: leaf for name, leaf in state.leaves() if not isinstance(leaf, Tensor)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

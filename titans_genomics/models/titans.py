@@ -10,6 +10,7 @@ from titans_genomics.models.blocks import LMM, MAC, MAG, MAL, Block, CausalAtten
 from titans_genomics.models.memory import NeuralMemory
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.models.state import State, as_documents
+from titans_genomics.ops.linear import Linear
 
 MIXERS = {"lmm": LMM, "mac": MAC, "mag": MAG, "mal": MAL}
 
@@ -32,7 +33,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(mixer(config), config.d_model, hidden) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             for block in self.blocks:
@@ -45,10 +46,9 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Final hidden states (B, T, D) of tokens (B, T) int64, and the state after them."""
         self.check(tokens, state)
-        state = self.begin(tokens.shape[0]) if state is None else state
         x = self.embedding(tokens)
         after = []
-        for block, before in zip(self.blocks, state.blocks, strict=True):
+        for block, before in zip(self.blocks, state.blocks if state else [None] * len(self.blocks), strict=True):
             x, now = in_pieces(block, x, before, always=self.checkpoint_activations)
             after.append(now)
         return self.norm(x), State(after)

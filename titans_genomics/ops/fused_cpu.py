@@ -1,7 +1,7 @@
 """The dual form on CPUs: one pass over a chunk in the caches of one core, forward and backward, compiled by Numba.
 
 The same lines as `chunked`, for one memory (one sequence, one head) at a time; memories are shared out over threads.
-What differs is where the time goes: no call per product, activations and decays in the same pass, nothing computed above
+What differs is where the time goes: no call per product, activations and decays in the same pass, little computed above
 the diagonal of a b x b matrix, and nothing kept for the backward pass but the memory at every K-th chunk border.
 
 Letters: s tokens of a chunk, m inputs and n outputs of a layer, each padded with zeros to a multiple of `tiles.PAD`.
@@ -12,6 +12,7 @@ of half the inner loss; its factor 2 and the sign of the descent stand in C.
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from titans_genomics.ops.threads import array, share_out
+from titans_genomics.ops.threads import array, share_out, why_no_kernels
 from titans_genomics.ops.tiles import (
-    LANE,
+    BLOCK,
     ONE,
     PAD,
     TWO,
+    dot,
     kernel,
     multiply,
     multiply_into_lower,
@@ -33,12 +35,14 @@ from titans_genomics.ops.tiles import (
     multiply_upper,
     reduction,
     sigmoid,
+    slope,
     transpose,
 )
 
 KEEP_BYTES = 256 << 20  # what one call may keep of memories at chunk borders for its backward pass
 FEWEST = 8  # chunks between borders that are kept: their intermediates stay in the cache
 TINY = np.float32(1e-25)  # products of gates below this are zero: no product of two of them is a denormal number
+NONE = np.float32(0)
 
 
 class Work(NamedTuple):
@@ -88,54 +92,83 @@ def padded(size: int) -> int:
     return -(-size // PAD) * PAD
 
 
-def make_work(widths: list[int], chunk: int, every: int, learning: bool) -> Work:
-    """Zeroed memory for one thread."""
+def make_work(widths: tuple[int, ...], chunk: int, every: int, learning: bool) -> Work:
+    """Zeroed memory for one thread. What is zero beyond a matrix or above a diagonal stays zero."""
     s = padded(chunk)
     layers = [(padded(m), padded(n)) for m, n in pairwise(widths)]
-    last = len(layers) - 1
     some = every if learning else 1
 
     def each(shape, needed: bool = True) -> tuple:
-        return tuple(
-            np.zeros([x if needed else PAD for x in shape(l, m, n)], np.float32) for l, (m, n) in enumerate(layers)
-        )
+        return tuple(np.zeros([x if needed else PAD for x in shape(m, n)], np.float32) for m, n in layers)
 
-    table = lambda: np.zeros((s, s), np.float32)  # noqa: E731
-    row = lambda: np.zeros(s, np.float32)  # noqa: E731
+    def table() -> np.ndarray:
+        return np.zeros((s, s), np.float32)
+
+    def row() -> np.ndarray:
+        return np.zeros(s, np.float32)
+
     return Work(
-        iR=each(lambda l, m, n: (some + 1, 2 * m + s, n)),
-        iK=each(lambda l, m, n: (some, s, m)),
-        iz=each(lambda l, m, n: (some, s, n)),
-        iE=each(lambda l, m, n: (some, s, n) if l < last else (1, PAD, PAD)),
-        at=each(lambda l, m, n: (m, n)),
-        WT=each(lambda l, m, n: (n, m)),
-        Q=each(lambda l, m, n: (s, m)),
-        Z=each(lambda l, m, n: (s, n)),
-        KT=each(lambda l, m, n: (m, s)),
-        att=each(lambda l, m, n: (s, s)),
-        X=each(lambda l, m, n: (s, 2 * m + s)),
-        Y=each(lambda l, m, n: (s, 2 * m)),
-        dR=each(lambda l, m, n: (2 * m + s, n), learning),
-        dnext=each(lambda l, m, n: (2 * m, n), learning),
-        dnextT=each(lambda l, m, n: (n, 2 * m), learning),
-        dat=each(lambda l, m, n: (m, n), learning),
-        RT=each(lambda l, m, n: (n, 2 * m + s), learning),
-        dX=each(lambda l, m, n: (s, 2 * m + s), learning),
-        dY=each(lambda l, m, n: (s, 2 * m), learning),
-        dK=each(lambda l, m, n: (s, m), learning),
-        dQ=each(lambda l, m, n: (s, m), learning),
-        dZ=each(lambda l, m, n: (s, n), learning),
-        dz=each(lambda l, m, n: (s, n), learning),
+        iR=each(lambda m, n: (some + 1, 2 * m + s, n)),
+        iK=each(lambda m, n: (some, s, m)),
+        iz=each(lambda m, n: (some, s, n)),
+        iE=each(lambda m, n: (some, s, n)),
+        at=each(lambda m, n: (m, n)),
+        WT=each(lambda m, n: (n, m)),
+        Q=each(lambda m, n: (s, m)),
+        Z=each(lambda m, n: (s, n)),
+        KT=each(lambda m, n: (m, s)),
+        att=each(lambda m, n: (s, s)),
+        X=each(lambda m, n: (s, 2 * m + s)),
+        Y=each(lambda m, n: (s, 2 * m)),
+        dR=each(lambda m, n: (2 * m + s, n), learning),
+        dnext=each(lambda m, n: (2 * m, n), learning),
+        dnextT=each(lambda m, n: (n, 2 * m), learning),
+        dat=each(lambda m, n: (m, n), learning),
+        RT=each(lambda m, n: (n, 2 * m + s), learning),
+        dX=each(lambda m, n: (s, 2 * m + s), learning),
+        dY=each(lambda m, n: (s, 2 * m), learning),
+        dK=each(lambda m, n: (s, m), learning),
+        dQ=each(lambda m, n: (s, m), learning),
+        dZ=each(lambda m, n: (s, n), learning),
+        dz=each(lambda m, n: (s, n), learning),
         v=np.zeros((s, padded(widths[0])), np.float32),
         A=row(), B=row(), p=row(), P=table(), E=table(), C=table(),
         dA=row(), dB=row(), dC=table(), dr=row(), ends=np.zeros(3, np.float32), gP=row(), gE=row(),
     )  # fmt: skip
 
 
+class Spare:
+    """Work that earlier calls have left: fresh memory would cost a page fault every 4 KB."""
+
+    BYTES = 64 << 20  # most that is kept
+
+    def __init__(self) -> None:
+        self.lock, self.kept = threading.Lock(), []
+
+    def take(self, *shape) -> Work:
+        """`make_work(*shape)`, for one thread at a time."""
+        with self.lock:
+            for index, (of, _, _) in enumerate(self.kept):
+                if of == shape:
+                    return self.kept.pop(index)[2]
+        return make_work(*shape)
+
+    def leave(self, work: Work, *shape) -> None:
+        """Give it back; what was left longest ago is dropped where it becomes too much."""
+        size = sum(x.nbytes for part in work for x in (part if isinstance(part, tuple) else (part,)))
+        with self.lock:
+            self.kept.append((shape, size, work))
+            while sum(size for _, size, _ in self.kept) > self.BYTES:
+                self.kept.pop(0)
+
+
+spare = Spare()
+
+
 # ------------------------------------------------------------------------------------------- one chunk, forward
 
 
-@kernel()
+@kernel
 def load(target, source, h):
     """The first rows and columns of target are head h of source (n, H, d); the other rows are zero."""
     n, _, width = source.shape
@@ -145,7 +178,7 @@ def load(target, source, h):
             target[t, x] = source[t, h, x]
 
 
-@kernel()
+@kernel
 def store(target, h, source):
     """Head h of target (n, H, d) is the first rows and columns of source."""
     n, _, width = target.shape
@@ -154,7 +187,7 @@ def store(target, h, source):
             target[t, h, x] = source[t, x]
 
 
-@kernel()
+@kernel
 def make_decays(w, alpha, eta, theta):
     """The products of the gates of a chunk (n,), as recurrences over its tokens: only factors up to 1 are multiplied."""
     n, s = alpha.shape[0], w.A.shape[0]
@@ -166,24 +199,24 @@ def make_decays(w, alpha, eta, theta):
             continue
         keep, decay = ONE - alpha[t], eta[t]
         a = keep * a
-        a = a if a > TINY else np.float32(0)
+        a = NONE if a <= TINY else a
         p = decay * p
-        p = p if p > TINY else np.float32(0)
+        p = NONE if p <= TINY else p
         b = keep * b
-        b = (b if b > TINY else np.float32(0)) + p
+        b = (NONE if b <= TINY else b) + p
         w.A[t], w.B[t], w.p[t] = a, b, p
         for i in range(t):
             left = decay * w.P[t - 1, i]
-            left = left if left > TINY else np.float32(0)
+            left = NONE if left <= TINY else left
             kept = keep * w.E[t - 1, i]
             w.P[t, i] = left
-            w.E[t, i] = (kept if kept > TINY else np.float32(0)) + left
+            w.E[t, i] = (NONE if kept <= TINY else kept) + left
         w.P[t, t] = w.E[t, t] = ONE
         for i in range(t + 1):
             w.C[t, i] = -TWO * theta[i] * w.E[t, i]
 
 
-@kernel()
+@kernel
 def activate(y, z):
     """y = SiLU(z)"""
     for t in range(z.shape[0]):
@@ -191,25 +224,15 @@ def activate(y, z):
             y[t, x] = z[t, x] * sigmoid(z[t, x])
 
 
-@kernel()
-def times_slope(y, z):
-    """y *= SiLU'(z)"""
-    for t in range(z.shape[0]):
-        for x in range(z.shape[1]):
-            g = sigmoid(z[t, x])
-            y[t, x] = y[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
-
-
-@kernel()
+@kernel
 def times_slope_into(y, e, z):
     """y = e SiLU'(z)"""
     for t in range(z.shape[0]):
         for x in range(z.shape[1]):
-            g = sigmoid(z[t, x])
-            y[t, x] = e[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+            y[t, x] = e[t, x] * slope(z[t, x])
 
 
-@kernel()
+@kernel
 def write_keys(w, i, k, v, h, anchored):
     """The errors of chunk i of a group: layer inputs and pre-activations of the keys, and D in the last rows of R."""
     depth = len(w.iR)
@@ -236,7 +259,7 @@ def write_keys(w, i, k, v, h, anchored):
         times_slope_into(w.iR[layer - 1][i][2 * below :], w.iE[layer - 1][i], w.iz[layer - 1][i])
 
 
-@kernel()
+@kernel
 def weigh_errors(w, layer, i, last, theta):
     """Y = [c K | r K], the weights of the errors of chunk i in the memory after its token `last`."""
     K, Y = w.iK[layer][i], w.Y[layer]
@@ -249,7 +272,7 @@ def weigh_errors(w, layer, i, last, theta):
             Y[t, m + x] = r * K[t, x]
 
 
-@kernel()
+@kernel
 def hand_over(w, i, last, theta):
     """The memory after token `last` of chunk i, in the first rows of R of chunk i + 1."""
     a, b, p = w.A[last], w.B[last], w.p[last]
@@ -264,7 +287,7 @@ def hand_over(w, i, last, theta):
         multiply(after[: 2 * m], w.Y[layer].T, R[2 * m :], True)
 
 
-@kernel()
+@kernel
 def read_queries(w, i, q, h):
     """Z of the last layer: what the memory answers to the queries of chunk i, each token with its own weights."""
     depth = len(w.iR)
@@ -278,7 +301,7 @@ def read_queries(w, i, q, h):
             for x in range(m):
                 X[t, x] = w.A[t] * Q[t, x]
                 X[t, m + x] = w.B[t] * Q[t, x]
-            for x in range((t // LANE + 1) * LANE):
+            for x in range((t // BLOCK + 1) * BLOCK):
                 X[t, 2 * m + x] = att[t, x] * w.C[t, x]
         multiply(w.Z[layer], X[:, : 2 * m], R[: 2 * m], False)
         multiply_lower(w.Z[layer], X[:, 2 * m :], R[2 * m :], True)
@@ -289,7 +312,7 @@ def read_queries(w, i, q, h):
 # ------------------------------------------------------------------------------------------ one chunk, backward
 
 
-@reduction()
+@reduction
 def inner(a, b):
     """Sum of the products of two matrices."""
     total = np.float32(0)
@@ -299,16 +322,7 @@ def inner(a, b):
     return total
 
 
-@reduction()
-def inner_row(a, b):
-    """Sum of the products of two rows."""
-    total = np.float32(0)
-    for x in range(a.shape[0]):
-        total += a[x] * b[x]
-    return total
-
-
-@kernel()
+@kernel
 def back_hand_over(w, i, last, theta):
     """From the gradient of the memory handed on to those of R, the keys' layer inputs and the decays."""
     a, b, p = w.A[last], w.B[last], w.p[last]
@@ -332,13 +346,13 @@ def back_hand_over(w, i, last, theta):
         dK[last + 1 :] = 0
         for t in range(last + 1):
             c, r = w.C[last, t], -TWO * theta[t] * w.P[last, t]
-            w.dC[last, t] += inner_row(dY[t, :m], K[t])
-            w.dr[t] += inner_row(dY[t, m:], K[t])
+            w.dC[last, t] += dot(dY[t, :m], K[t])
+            w.dr[t] += dot(dY[t, m:], K[t])
             for x in range(m):
                 dK[t, x] = c * dY[t, x] + r * dY[t, m + x]
 
 
-@kernel()
+@kernel
 def back_queries(w, i):
     """From dZ of the last layer to dQ of the first, and to R, the keys' layer inputs and the decays."""
     depth = len(w.iR)
@@ -354,9 +368,9 @@ def back_queries(w, i):
         multiply(dR[: 2 * m], X[:, : 2 * m].T, dZ, True)
         multiply_upper(dR[2 * m :], X[:, 2 * m :].T, dZ, True)
         for t in range(s):
-            w.dA[t] += inner_row(dX[t, :m], Q[t])
-            w.dB[t] += inner_row(dX[t, m : 2 * m], Q[t])
-            for x in range((t // LANE + 1) * LANE):
+            w.dA[t] += dot(dX[t, :m], Q[t])
+            w.dB[t] += dot(dX[t, m : 2 * m], Q[t])
+            for x in range((t // BLOCK + 1) * BLOCK):
                 w.dC[t, x] += dX[t, 2 * m + x] * att[t, x]
                 dX[t, 2 * m + x] *= w.C[t, x]
         multiply_upper(w.dK[layer], dX[:, 2 * m :].T, Q, True)
@@ -368,7 +382,7 @@ def back_queries(w, i):
             times_slope_into(w.dZ[layer - 1], dQ, w.Z[layer - 1])
 
 
-@kernel()
+@kernel
 def bend(dz, dD, E, z):
     """dz = dD E SiLU''(z), then dD *= SiLU'(z): the derivative of D = E SiLU'(z)."""
     for t in range(z.shape[0]):
@@ -379,7 +393,7 @@ def bend(dz, dD, E, z):
             dD[t, x] = dD[t, x] * (g * (ONE + z[t, x] * flat))
 
 
-@kernel()
+@kernel
 def back_keys(w, i, anchored):
     """Down through the errors, up through the activations: to dK of the first layer, dz of the last, and the weights."""
     depth = len(w.iR)
@@ -409,11 +423,10 @@ def back_keys(w, i, anchored):
             z, dz, dK = w.iz[layer - 1][i], w.dz[layer - 1], w.dK[layer]
             for t in range(z.shape[0]):
                 for x in range(z.shape[1]):
-                    g = sigmoid(z[t, x])
-                    dz[t, x] += dK[t, x] * (g * (ONE + z[t, x] * (ONE - g)))
+                    dz[t, x] += dK[t, x] * slope(z[t, x])
 
 
-@reduction()
+@reduction
 def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
     """The derivative of `make_decays`, its recurrences read backwards: exact also where a gate is closed."""
     n = alpha.shape[0]
@@ -452,22 +465,45 @@ def back_decays(w, alpha, eta, theta, d_alpha, d_eta, d_theta):
 # ------------------------------------------------------------------------------------------ all chunks of a memory
 
 
-@kernel()
-def begin(w, memory, at):
-    """Put the memory (L of (2m, n)) before chunk 0 of a group, and the weights of an open chunk where they belong."""
-    for layer in range(len(memory)):
-        w.iR[layer][0][: memory[layer].shape[0]] = memory[layer]
-        w.at[layer][:] = at[layer]
+@kernel
+def put(target, source):
+    """The first rows and columns of target are source, the others zero: padding may hold a NaN of an earlier memory."""
+    target[:] = 0
+    for x in range(source.shape[0]):
+        for y in range(source.shape[1]):
+            target[x, y] = source[x, y]
 
 
-@kernel()
-def forward(w, h, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, borders, every):
-    """Read head h of a sequence, q, k, v, y (T, H, d), gates (T,); `memory` and `at` become those after it. Returns nothing.
+@kernel
+def get(target, source):
+    """Target is the first rows and columns of source."""
+    for x in range(target.shape[0]):
+        for y in range(target.shape[1]):
+            target[x, y] = source[x, y]
 
+
+@kernel
+def add(target, source):
+    """The first rows and columns of target += source."""
+    for x in range(source.shape[0]):
+        for y in range(source.shape[1]):
+            target[x, y] += source[x, y]
+
+
+@kernel
+def forward(w, h, q, k, v, alpha, eta, theta, W, S, at, offset, chunk, y, borders, every):
+    """Read head h of a sequence: q, k, v, y (T, H, d), gates (T,); the memory, L of (m, n) each, becomes that after it.
+
+    `at`, the weights at the start of the open chunk, is read where offset > 0 and written where a chunk stays open.
     `borders`, L of (count, 2m, n), gets the memory before every `every`-th chunk; no count, no borders.
     """
-    depth, T = len(memory), q.shape[0]
-    begin(w, memory, at)
+    depth, T = len(W), q.shape[0]
+    here = np.int64(0)  # a bare 0 would be a type of its own, and every function be compiled twice
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        put(w.iR[layer][0][:m], W[layer])
+        put(w.iR[layer][0][m : 2 * m], S[layer])
+        put(w.at[layer], at[layer])
     start, number, anchored = 0, 0, offset > 0
     while start < T:
         n = min(T - start, chunk - offset)
@@ -478,40 +514,41 @@ def forward(w, h, q, k, v, alpha, eta, theta, memory, at, offset, chunk, y, bord
         if not anchored:
             for layer in range(depth):
                 w.at[layer][:] = w.iR[layer][0][: w.at[layer].shape[0]]
-        write_keys(w, 0, k[start:stop], v[start:stop], h, anchored)
+        write_keys(w, here, k[start:stop], v[start:stop], h, anchored)
         make_decays(w, alpha[start:stop], eta[start:stop], theta[start:stop])
-        read_queries(w, 0, q[start:stop], h)
+        read_queries(w, here, q[start:stop], h)
         store(y[start:stop], h, w.Z[depth - 1])
-        hand_over(w, 0, n - 1, theta[start:stop])
+        hand_over(w, here, n - 1, theta[start:stop])
         for layer in range(depth):
-            rows = memory[layer].shape[0]
+            rows = 2 * w.at[layer].shape[0]
             w.iR[layer][0][:rows] = w.iR[layer][1][:rows]
         offset = (offset + n) % chunk
         anchored = False
         start = stop
         number += 1
     for layer in range(depth):
-        memory[layer][:] = w.iR[layer][0][: memory[layer].shape[0]]
-        if offset == 0:
-            at[layer][:] = memory[layer][: at[layer].shape[0]]
-        else:
-            at[layer][:] = w.at[layer]
+        get(W[layer], w.iR[layer][0])
+        get(S[layer], w.iR[layer][0][w.at[layer].shape[0] :])
+        get(at[layer], w.at[layer])
 
 
-@kernel()
+@kernel
 def backward(
-    w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every, dq, dk, dv, d_alpha, d_eta, d_theta, d_memory, d_at
+    w, h, q, k, v, alpha, eta, theta, at, offset, chunk, dy, borders, every,
+    dq, dk, dv, d_alpha, d_eta, d_theta, dW, dS, d_at,
 ):  # fmt: skip
     """Gradients of `forward` from dy (T, H, d) and those of the memory and of the weights of an open chunk after it.
 
-    d_memory, L of (2m, n), and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
+    dW, dS and d_at, L of (m, n), hold the latter and become the gradients of what was there before.
     """
-    depth, T = len(d_memory), q.shape[0]
-    for layer in range(depth):
-        w.dnext[layer][:] = d_memory[layer]
-        w.at[layer][:] = at[layer]
+    depth, T = len(dW), q.shape[0]
     head = min(T, chunk - offset)
     count = 1 + (T - head + chunk - 1) // chunk
+    for layer in range(depth):
+        m = w.at[layer].shape[0]
+        put(w.dnext[layer][:m], dW[layer])
+        put(w.dnext[layer][m:], dS[layer])
+        put(w.at[layer], at[layer])
     for group in range(borders[0].shape[0] - 1, -1, -1):
         for layer in range(depth):
             w.iR[layer][0][: borders[layer].shape[1]] = borders[layer][group]
@@ -539,23 +576,22 @@ def backward(
             store(dq[start:stop], h, w.dQ[0])
             store(dk[start:stop], h, w.dK[0])
             store(dv[start:stop], h, w.dz[depth - 1])
+            is_open = stop == T and (offset + T) % chunk > 0
             for layer in range(depth):
-                m = w.at[layer].shape[0]
-                w.dnext[layer][:] = w.dR[layer][: 2 * m]
-                if anchored and stop == T:
-                    d_at[layer][:] += w.dat[layer]
-                elif anchored:
-                    d_at[layer][:] = w.dat[layer]
-                elif stop == T and (offset + T) % chunk > 0:
-                    w.dnext[layer][:m] += d_at[layer]
+                w.dnext[layer][:] = w.dR[layer][: w.dnext[layer].shape[0]]
+                if anchored:
+                    if is_open:
+                        add(w.dat[layer], d_at[layer])
+                    get(d_at[layer], w.dat[layer])
+                elif is_open:
+                    add(w.dnext[layer], d_at[layer])
                     d_at[layer][:] = 0
     for layer in range(depth):
-        d_memory[layer][:] = w.dnext[layer]
-        if offset == 0:
-            d_at[layer][:] = 0
+        get(dW[layer], w.dnext[layer])
+        get(dS[layer], w.dnext[layer][w.at[layer].shape[0] :])
 
 
-@kernel()
+@kernel
 def place(number, head, chunk, T):
     """First token and last token + 1 of a chunk, when the first chunk has `head` tokens."""
     if number == 0:
@@ -568,71 +604,89 @@ def place(number, head, chunk, T):
 
 
 class FusedMemory(torch.autograd.Function):
-    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, T, H); state: L of (B H, 2m, n), then L of (B H, m, n)."""
+    """All chunks of all memories: q, k, v (B, T, H, d), gates (B, H, T); state: W, S and anchor, L of (B, H, m, n) each.
+
+    The anchor comes and goes with an open chunk only.
+    """
 
     @staticmethod
-    def forward(ctx, q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *state):
-        B, T, H, _ = q.shape
-        depth = len(widths) - 1
+    def forward(ctx, q, k, v, alpha, eta, theta, offset, chunk, learning, depth, *state):
+        B, T, H, d = q.shape
         inputs = [x.contiguous() for x in (q, k, v, alpha, eta, theta)]
-        memory, at = [x.clone() for x in state[:depth]], [x.clone() for x in state[depth:]]
+        state = [x.clone(memory_format=torch.contiguous_format) for x in state]
+        W, S, at = state[:depth], state[depth : 2 * depth], state[2 * depth :]
+        widths = d, *(x.shape[3] for x in W)
+        at = at or [torch.empty_like(x) for x in W]
         count = 1 + -(-(T - min(T, chunk - offset)) // chunk)
-        needed = count * sum(4 * x.numel() for x in memory)
+        sizes = [(2 * padded(m), padded(n)) for m, n in pairwise(widths)]
+        needed = count * B * H * sum(4 * rows * columns for rows, columns in sizes)
         every = max(FEWEST, -(-needed // KEEP_BYTES))
         kept = -(-count // every) if learning else 0
-        borders = [x.new_empty(B * H, kept, *x.shape[1:]) for x in memory]
+        borders = [q.new_empty(B, H, kept, *size) for size in sizes]
         y = torch.empty_like(inputs[2])
-        arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (memory, at, borders)]
-
-        def run(numbers):
-            work = make_work(widths, min(chunk, T), 1, False)
-            for g in numbers:
-                b, h = divmod(g, H)
-                tokens, gates, into = [x[b] for x in arrays[:3]], [x[b, :, h] for x in arrays[3:6]], arrays[6][b]
-                here, anchor, kept_here = (tuple(x[g] for x in xs) for xs in states)
-                forward(work, h, *tokens, *gates, here, anchor, offset, chunk, into, kept_here, every)
-
-        share_out(B * H, run)
         if learning:
             ctx.sizes = widths, offset, chunk, every
-            ctx.save_for_backward(*inputs, *state[depth:], *borders)
-        return (y, *memory, *at)
+            ctx.set_materialize_grads(False)
+            before = [x.clone() for x in at] if offset else []
+            ctx.save_for_backward(*inputs, *borders, *before)
+        arrays, states = [array(x) for x in (*inputs, y)], [[array(x) for x in xs] for xs in (W, S, at, borders)]
+
+        def run(numbers):
+            shape, work = (widths, min(chunk, T), 1, False), None
+            for g in numbers:
+                work = work or spare.take(*shape)
+                b, h = divmod(g, H)
+                rows, into = [x[b] for x in arrays[:3]] + [x[b, h] for x in arrays[3:6]], arrays[6][b]
+                *memory, kept_here = (tuple(x[b, h] for x in xs) for xs in states)
+                forward(work, h, *rows, *memory, offset, chunk, into, kept_here, every)
+            if work:
+                spare.leave(work, *shape)
+
+        share_out(B * H, run)
+        return (y, *W, *S, *(at if (offset + T) % chunk else ()))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, *d_state):
         widths, offset, chunk, every = ctx.sizes
         depth = len(widths) - 1
-        inputs, at, borders = ctx.saved_tensors[:6], ctx.saved_tensors[6 : 6 + depth], ctx.saved_tensors[6 + depth :]
-        _, T, H, _ = dy.shape
+        saved = ctx.saved_tensors
+        inputs, borders, at = saved[:6], saved[6 : 6 + depth], saved[6 + depth :]
+        B, T, H, _ = inputs[0].shape
+        dy = torch.zeros_like(inputs[2]) if dy is None else dy.contiguous()
         d_inputs = [torch.empty_like(x) for x in inputs]
-        d_memory, d_at = [x.clone() for x in d_state[:depth]], [x.clone() for x in d_state[depth:]]
-        arrays, d_arrays, d_out = [array(x) for x in inputs], [array(x) for x in d_inputs], array(dy.contiguous())
-        states = [[array(x) for x in xs] for xs in (at, borders, d_memory, d_at)]
+        shapes = [(B, H, m, n) for m, n in pairwise(widths)]
+        d_state = [
+            dy.new_zeros(shape) if x is None else x.clone(memory_format=torch.contiguous_format)
+            for x, shape in zip(d_state + (None,) * (3 * depth - len(d_state)), shapes * 3, strict=True)
+        ]
+        at = at or [dy.new_empty(shape) for shape in shapes]
+        arrays, d_arrays, d_out = [array(x) for x in inputs], [array(x) for x in d_inputs], array(dy)
+        states = [[array(x) for x in xs] for xs in (at, borders)]
+        d_states = [[array(x) for x in d_state[i * depth : (i + 1) * depth]] for i in range(3)]
 
         def run(numbers):
-            work = make_work(widths, min(chunk, T), every, True)
+            shape, work = (widths, min(chunk, T), every, True), None
             for g in numbers:
+                work = work or spare.take(*shape)
                 b, h = divmod(g, H)
-                rows = [x[b] for x in arrays[:3]] + [x[b, :, h] for x in arrays[3:]]
-                d_rows = [x[b] for x in d_arrays[:3]] + [x[b, :, h] for x in d_arrays[3:]]
-                anchor, kept_here, d_here, d_anchor = (tuple(x[g] for x in xs) for xs in states)
-                backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, d_here, d_anchor)
+                rows, d_rows = ([x[b] for x in xs[:3]] + [x[b, h] for x in xs[3:]] for xs in (arrays, d_arrays))
+                (anchor, kept_here), d_here = (
+                    [tuple(x[b, h] for x in xs) for xs in both] for both in (states, d_states)
+                )
+                backward(work, h, *rows, anchor, offset, chunk, d_out[b], kept_here, every, *d_rows, *d_here)
+            if work:
+                spare.leave(work, *shape)
 
-        share_out(dy.shape[0] * H, run)
+        share_out(B * H, run)
         d_inputs[2].neg_()  # of the values: the errors are M(k) - v
-        return (*d_inputs, None, None, None, None, *d_memory, *d_at)
+        d_state = d_state if offset else d_state[: 2 * depth]
+        return (*d_inputs, None, None, None, None, *d_state)
 
 
 def why_not(q: Tensor, v: Tensor, weights: list[Tensor]) -> str | None:
     """Why the kernels do not take these tensors, or None when they do. q, v (B, T, H, d); weights L (B, H, out, in)."""
-    return "it computes in float32, got float64" if q.dtype == torch.float64 else None
-
-
-def pad(x: Tensor) -> Tensor:
-    """(..., m, n) with zeros up to multiples of PAD."""
-    m, n = x.shape[-2:]
-    return torch.nn.functional.pad(x, (0, padded(n) - n, 0, padded(m) - m))
+    return "it computes in float32, got float64" if q.dtype == torch.float64 else why_no_kernels()
 
 
 def fused_memory(
@@ -649,17 +703,11 @@ def fused_memory(
     chunk: int,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Arguments and results as in `titans_genomics.ops.neural_memory`, float32 on a CPU."""
-    B, T, H, d = q.shape
-    widths = [d, *(w.shape[2] for w in weights)]
-    memory = [torch.cat([pad(w.mT), pad(s.mT)], dim=-2).flatten(0, 1) for w, s in zip(weights, surprise, strict=True)]
-    at = [pad(x.mT).flatten(0, 1) for x in anchor]
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, alpha, eta, theta, *memory, *at))
-    y, *state = FusedMemory.apply(q, k, v, alpha, eta, theta, widths, offset, chunk, learning, *memory, *at)
-    after = [[], [], []]
-    for layer, (m, n) in enumerate(pairwise(widths)):
-        W, S = state[layer].unflatten(0, (B, H)).chunk(2, dim=-2)
-        open_at = state[len(weights) + layer].unflatten(0, (B, H))
-        for into, x in zip(after, (W, S, open_at), strict=True):
-            into.append(x[..., :m, :n].mT)
-    weights, surprise, at = after
-    return y, weights, surprise, weights if (offset + T) % chunk == 0 else at
+    depth = len(weights)
+    gates = [x.transpose(1, 2) for x in (alpha, eta, theta)]
+    state = [x.mT for x in (*weights, *surprise, *(anchor if offset else ()))]
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *gates, *state))
+    y, *state = FusedMemory.apply(q, k, v, *gates, offset, chunk, learning, depth, *state)
+    state = [x.mT for x in state]
+    weights, surprise, anchor = state[:depth], state[depth : 2 * depth], state[2 * depth :]
+    return y, weights, surprise, anchor or weights

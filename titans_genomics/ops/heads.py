@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from titans_genomics.ops.convolution import causal_convolution
+from titans_genomics.ops.threads import why_no_kernels
 
 Length = Literal["one", "at most one", "any"]
 
@@ -69,9 +70,18 @@ def gated_norm(y: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     return y.to(gate.dtype) * F.silu(gate)
 
 
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """x / rms(x) * weight over the last axis: x (..., C), weight (C,) -> (..., C), dtype of x."""
+    if _on_cpu(x) and x.dtype == torch.float32 and x.shape[-2] > 1:
+        from titans_genomics.ops.heads_cpu import fused_rms_norm
+
+        return fused_rms_norm(x, weight.float())
+    return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps=1e-6)
+
+
 def _on_cpu(x: Tensor) -> bool:
     """Whether the kernels for CPUs take x."""
-    return x.device.type == "cpu" and x.dtype != torch.float64
+    return x.device.type == "cpu" and x.dtype != torch.float64 and why_no_kernels() is None
 
 
 def full_precision(x: Tensor) -> Tensor:

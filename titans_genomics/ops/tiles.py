@@ -10,7 +10,9 @@ the callers pad with zeros.
 
 from __future__ import annotations
 
-from functools import partial
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
@@ -34,10 +36,35 @@ def vector_shape() -> tuple[int, int]:
 
 LANES, COLUMNS = vector_shape()
 ROWS = 8
+BLOCK = max(LANES, ROWS)
+"""Triangles are computed, and must be masked, in blocks of so many rows and columns along the diagonal."""
 
-# Division by zero gives infinity, as in PyTorch: a check for it would keep loops from becoming vectors.
-kernel = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-reduction = partial(njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
+    """A decorator: Numba without Python objects and without the interpreter's lock, kept compiled on disk where that can be.
+
+    Division by zero gives infinity, as in PyTorch: a check for it would keep loops from becoming vectors.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+        try:
+            kept = njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to write to: compiled again in every process
+            return njit(**options)(function)
+        # Numba looks at the file of a function only, not at those of the functions that it calls
+        file = kept._cache._cache_file
+        file._source_stamp = (file._source_stamp, SOURCES)
+        return kept
+
+    return decorate
+
+
+kernel = compiled({"contract", "nsz"})
+reduction = compiled({"contract", "nsz", "reassoc"})
+"""Sums may be added up in another order, which turns them into vectors."""
 
 FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -189,7 +216,7 @@ float_of = _reinterpret(types.int32, types.float32, FLOAT)
 WIDE, LANE = COLUMNS * LANES, LANES  # plain numbers, which compiled code takes as constants
 
 
-@kernel()
+@kernel
 def multiply(C, A, B, add):
     """C = A B, or C += A B with `add`. B and C have contiguous rows; A may be a transposed view."""
     rows, columns = C.shape
@@ -203,7 +230,7 @@ def multiply(C, A, B, add):
             narrow_tile(C, A, B, i, j, 0, inner, add)
 
 
-@kernel()
+@kernel
 def multiply_lower(C, A, B, add):
     """`multiply` for a lower triangular square A: row i takes part with the first columns of A only."""
     rows, columns = C.shape
@@ -216,7 +243,7 @@ def multiply_lower(C, A, B, add):
             narrow_tile(C, A, B, i, j, 0, i + ROWS, add)
 
 
-@kernel()
+@kernel
 def multiply_upper(C, A, B, add):
     """`multiply` for an upper triangular square A: row i takes part with the last columns of A only."""
     rows, columns = C.shape
@@ -230,7 +257,7 @@ def multiply_upper(C, A, B, add):
             narrow_tile(C, A, B, i, j, i, inner, add)
 
 
-@kernel()
+@kernel
 def multiply_into_lower(C, A, B):
     """C = A B on and below the diagonal of a square C; what is above it is left undefined."""
     rows, inner = A.shape
@@ -239,7 +266,7 @@ def multiply_into_lower(C, A, B):
             narrow_tile(C, A, B, i, j, 0, inner, False)
 
 
-@kernel()
+@kernel
 def transpose(target, source):
     """target = source transposed; both have contiguous rows."""
     rows, columns = source.shape
@@ -255,11 +282,11 @@ C2, C3, C4, C5, C6 = (np.float32(1 / x) for x in (2, 6, 24, 120, 720))
 ONE, TWO = np.float32(1), np.float32(2)
 
 
-@kernel()
+@kernel
 def exponential(x):
-    """exp(x) to 2 units in the last place, in operations that a loop over an array turns into vectors; of NaN, some number."""
-    bounded = x if x > LOWEST else LOWEST
-    bounded = bounded if bounded < HIGHEST else HIGHEST
+    """exp(x) to 2 units in the last place, in operations that a loop over an array turns into vectors; NaN stays NaN."""
+    bounded = LOWEST if x < LOWEST else x
+    bounded = HIGHEST if bounded > HIGHEST else bounded
     turns = bounded * LOG2E + ROUND
     whole = turns - ROUND
     rest = bounded - whole * LN2_HIGH
@@ -268,7 +295,23 @@ def exponential(x):
     return series * float_of((bits_of(turns) << np.int32(23)) + np.int32(0x3F800000))
 
 
-@kernel()
+@kernel
 def sigmoid(x):
     """1 / (1 + exp(-x))"""
     return ONE / (ONE + exponential(-x))
+
+
+@kernel
+def slope(z):
+    """SiLU'(z)"""
+    g = sigmoid(z)
+    return g * (ONE + z * (ONE - g))
+
+
+@reduction
+def dot(a, b):
+    """Sum of the products of two vectors."""
+    total = np.float32(0)
+    for c in range(a.shape[0]):
+        total += a[c] * b[c]
+    return total

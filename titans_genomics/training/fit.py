@@ -6,8 +6,10 @@ import logging
 import math
 import os
 import platform
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,8 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
     module = NextToken(config.model_dump(mode="json"), model)
     module.windows, module.identity = windows, identity
     step = state["step"] if state else 0
+    if trainer_settings["accelerator"] == "cpu":
+        _compile_kernels(module.model, say if first_process else lambda _: None)
     if step < config.train.max_steps:
         if step and first_process:
             say(f"going on from {last}, step {step} of {config.train.max_steps}")
@@ -334,6 +338,19 @@ def _resumable(last: Path, identity: dict[str, Any], max_steps: int) -> dict[str
         f"{last}: the checkpoint of an unfinished run (step {state['step']}) with another config:\n{shown}\n"
         "Give the new config a run name of its own, or set these back to go on, or delete the checkpoint to train from the start."
     )
+
+
+def _compile_kernels(model: nn.Module, say: Callable[[str], None]) -> None:
+    """Read two tokens forward and backward: what takes half a minute the first time on a processor is done, and said, now."""
+    note = threading.Timer(
+        3.0, say, ["compiling kernels for this processor, up to a minute; later runs find them ready"]
+    )
+    note.daemon = True
+    note.start()
+    logits, _ = model(torch.zeros(1, 2, dtype=torch.int64))
+    logits.sum().backward()
+    model.zero_grad(set_to_none=True)
+    note.cancel()
 
 
 def _devices(config: Config) -> dict[str, Any]:
