@@ -3,6 +3,7 @@
 # make lint       style of the code and of the workflow
 # make bench-ops  speed and memory beside other implementations (tens of minutes; small sizes: make bench-ops BENCH=--quick)
 # make bench-gpu  the same on an NVIDIA GPU
+# make bench-study  chunk size, depth and stability by loss (docs/studies.md; hours, goes on where it stopped)
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
 # Another config:   make run CONFIG=configs/own_genome.yaml
@@ -17,10 +18,10 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run test lint bench-ops bench-gpu clean
+.PHONY: help setup run test lint bench-ops bench-gpu bench-study clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -10
 
 setup: $(READY)
 
@@ -56,6 +57,9 @@ bench-ops: $(BENCH_READY)
 bench-gpu: $(BENCH_READY)
 	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-gpu.txt
 	benchmarks/.venv/bin/python -m benchmarks.gpu $(BENCH)
+
+bench-study: $(READY)
+	python -m benchmarks.titans_study --resume $(BENCH)
 
 # not .snakemake: without its records a changed config would not be noticed in the results that are there
 clean:
