@@ -143,7 +143,9 @@ class TitansConfig(Section):
         description="values longer than 1 are shortened to length 1, which keeps the inner descent stable; false: values as they are, as in the paper",
     )
     theta_max: float | None = Field(
-        None, gt=0, description="largest inner step; null: a step that is safe for the chunk (docs/model.md)"
+        None,
+        gt=0,
+        description="largest inner step; null: a step that is safe for the chunk and the layers (docs/model.md)",
     )
     ff_expansion: float = Field(2.0, gt=0, description="hidden width of the SwiGLU in units of D")
 

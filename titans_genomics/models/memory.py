@@ -17,13 +17,14 @@ from titans_genomics.ops.linear import Linear, linear
 from titans_genomics.ops.threads import why_no_kernels
 
 
-def safe_theta_max(chunk: int) -> float:
-    """Largest inner step that is safe for a chunk: the steps of one chunk add up to at most 1/2 before momentum.
+def safe_theta_max(chunk: int, layers: int = 2) -> float:
+    """Largest inner step that is safe for a chunk: its steps add up to at most 1/2 before momentum, 1/10 for a memory of four layers or more.
 
     All gradients of a chunk are taken at the same weights, so ``chunk`` steps along nearly parallel keys (four letters!)
-    add up before the memory is looked at again. A linear memory with unit keys diverges when they add up to more than 1.
+    add up before the memory is looked at again. A linear memory with unit keys diverges when they add up to more than 1; the
+    loss of a deep one is more strongly curved (docs/studies.md).
     """
-    return 0.5 / chunk
+    return (0.5 if layers < 4 else 0.1) / chunk
 
 
 class MemoryLayerState(NamedTuple):
@@ -51,7 +52,7 @@ class NeuralMemory(nn.Module):
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
         self.bound_values = config.bound_values
-        self.theta_max = config.theta_max or safe_theta_max(config.chunk)
+        self.theta_max = config.theta_max or safe_theta_max(config.chunk, config.memory_layers)
         self.to_qkv = Linear(D, 3 * D)
         self.kernel = config.conv
         if config.conv:
