@@ -47,7 +47,10 @@ STUDIES: dict[str, list[Changes]] = {
         for b in (64, 128, 256)
         for precision in ("32-true", "bf16-mixed")
     ],
-    "depth": [{**SHORT, "model.memory_layers": layers} for layers in (1, 2, 3, 4)],
+    "depth": [
+        *({**SHORT, "model.memory_layers": layers} for layers in (1, 2, 3, 4)),
+        *({**SHORT, "model.memory_layers": 4, "model.theta_max": theta} for theta in (0.5 / 64, 0.2 / 64)),
+    ],
     "seeds": [{"model.chunk": b, "seed": seed} for seed in (1, 2, 3) for b in (64, 128, 256)],
     "step": [{**SHORT, "model.theta_max": theta} for theta in (0.2 / 64, None, 1 / 64, 2 / 64, 4 / 64)],
     "values": [
