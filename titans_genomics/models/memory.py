@@ -107,16 +107,14 @@ class NeuralMemory(nn.Module):
             return False
         if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or why_no_kernels() is not None:
             return False
-        from titans_genomics.models.one_token import plain
-
-        return plain(self) and self.to_qkv.weight.dtype == torch.float32
-
-    def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
-        """`forward` for one token x (1, 1, D), in one call."""
         if self.token is None:
             from titans_genomics.models.one_token import OneToken
 
             self.token = OneToken(self)
+        return self.token.takes_layer()
+
+    def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
+        """`forward` for one token x (1, 1, D), in one call, where `takes_one_token`."""
         y, tail, weights, surprise = self.token(x.contiguous(), state)
         memory = state.memory
         offset = (memory.offset + 1) % self.chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,29 +21,39 @@ if TYPE_CHECKING:
 CHILDREN = ("to_qkv", "to_gates", "to_output_gate", "to_output")
 
 
-def plain(layer: NeuralMemory) -> bool:
-    """Whether the layer's projections are what they were made as: no adapters, parametrisations or hooks."""
-    children = layer._modules  # attributes of modules are slow to look up
-    return all(
-        type(child := children[name]) in (Linear, nn.Linear)
-        and "weight" in child._parameters
-        and not child._forward_hooks
-        and not child._forward_pre_hooks
-        for name in CHILDREN
-    )
-
-
 class OneToken:
     """`token` for a layer. Arrays look into the parameters' own memory, so that changed weights are seen."""
 
     def __init__(self, layer: NeuralMemory) -> None:
         self.layer = layer
+        self.own = threading.local()  # what a thread works in
         self.addresses: list[int] = []
         self.longest = ONE if layer.bound_values else np.float32(np.inf)
         self.theta_max = np.float32(layer.theta_max)
         self.widths = [layer.width, *(w.shape[1] for w in layer.initial)]
         self.shapes = [(1, layer.heads, out, into) for into, out in pairwise(self.widths)]
         self.tail_shape = (1, max(layer.kernel - 1, 0), 3 * layer.heads * layer.width)
+
+    def takes_layer(self) -> bool:
+        """Whether the layer's projections are what they were made as: float32, no adapters, parametrisations or hooks."""
+        children = self.layer._modules  # attributes of modules are slow to look up
+        return all(
+            type(child := children[name]) in (Linear, nn.Linear)
+            and (weight := child._parameters.get("weight")) is not None
+            and weight.dtype == torch.float32
+            and not child._forward_hooks
+            and not child._forward_pre_hooks
+            for name in CHILDREN
+        )
+
+    def work(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Layer inputs, pre-activations and errors of one head, L vectors each."""
+        if not hasattr(self.own, "work"):
+            self.own.work = tuple(
+                tuple(np.empty(width, np.float32) for width in widths)
+                for widths in (self.widths[:-1], self.widths[1:], self.widths[1:])
+            )
+        return self.own.work
 
     def weights(self) -> Weights:
         """The parameters; taken anew where they have moved."""
@@ -80,13 +91,9 @@ class OneToken:
         before = [[w.mT.float().contiguous() for w in xs] for xs in (memory.weights, memory.surprise, memory.anchor)]
         after = [[torch.empty_like(w) for w in xs] for xs in before[:2]]
         out, tail_after = torch.empty_like(x), torch.empty_like(tail)
-        work = tuple(
-            tuple([np.empty(width, np.float32) for width in widths])
-            for widths in (self.widths[:-1], self.widths[1:], self.widths[1:])
-        )
         token(
             self.weights(), x.numpy()[0, 0], self.theta_max, self.layer.forgetting, self.layer.momentum, self.longest,
-            tail.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in before), work,
+            tail.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in before), self.work(),
             out.numpy()[0, 0], tail_after.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in after),
         )  # fmt: skip
         return out, tail_after, *([w.mT for w in xs] for xs in after)
