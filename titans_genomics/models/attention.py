@@ -133,9 +133,7 @@ class SlidingWindowAttention(Attention):
         start = max(0, k.shape[2] - (self.window - 1))
         cached = k.shape[2] - q.shape[2]
         y = self.banded(q, k, v, cached)
-        return self.to_output(y.transpose(1, 2).flatten(2)), KeyValueCache(
-            k[:, :, start:].clone(), v[:, :, start:].clone()
-        )
+        return self.to_output(y.transpose(1, 2).flatten(2)), KeyValueCache(k[:, :, start:], v[:, :, start:]).copy()
 
     def banded(self, q: Tensor, k: Tensor, v: Tensor, cached: int) -> Tensor:
         """Blocks of `window` queries against the 2 x window keys around them: cost linear in T."""

@@ -121,6 +121,8 @@ def neural_memory(
 def picked_backend(q: Tensor, weights: list[Tensor], learning: bool | None = None, v: Tensor | None = None) -> str:
     """What ``backend="auto"`` picks: "fused" where its kernels run, "decode" for one token without gradients, else "chunked".
 
+    Not asked for one token of one sequence on a CPU in a whole `models.NeuralMemory`: that takes `ops.token_cpu`.
+
     Parameters
     ----------
     q : (B, T, H, d)
