@@ -39,7 +39,7 @@ ROWS = 8
 BLOCK = max(LANES, ROWS)
 """Triangles are computed, and must be masked, in blocks of so many rows and columns along the diagonal."""
 
-SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # of what the kernels of other files call
 
 
 def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
@@ -54,9 +54,9 @@ def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
             kept = njit(cache=True, **options)(function)
         except RuntimeError:  # no folder to write to: compiled again in every process
             return njit(**options)(function)
-        # Numba looks at the file of a function only, not at those of the functions that it calls
+        # Numba looks at the file of a function only, not at this one, whose functions it calls
         file = kept._cache._cache_file
-        file._source_stamp = (file._source_stamp, SOURCES)
+        file._source_stamp = (file._source_stamp, SOURCE)
         return kept
 
     return decorate
