@@ -1,5 +1,6 @@
 # make run        the default run: real sequence files to results/default/report.html
 # make test       the test suite, the default run included (about a quarter of an hour on two cores)
+# make bacteria   17 bacterial genomes of four species, whole species held out; gets them with apt (Debian, Ubuntu)
 # make lint       style of the code and of the workflow
 # make bench-ops  speed and memory beside other implementations (tens of minutes; small sizes: make bench-ops BENCH=--quick)
 # make bench-gpu  the same on an NVIDIA GPU
@@ -18,10 +19,10 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run test lint bench-ops bench-gpu bench-study clean
+.PHONY: help setup run bacteria test lint bench-ops bench-gpu bench-study clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
 
 setup: $(READY)
 
@@ -33,6 +34,19 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY)
 	snakemake --configfile $(CONFIG)
+
+# The genomes lie in packages of Debian and Ubuntu as examples of other programs; unpacked, not installed.
+GENOMES := genomes/.ready
+
+$(GENOMES):
+	@command -v apt-get dpkg > /dev/null || { echo "apt-get and dpkg are needed to get the genomes; elsewhere list genomes of your own in configs/bacteria/genomes.tsv"; exit 1; }
+	mkdir -p genomes
+	cd genomes && apt-get download ragout-examples bowtie-examples
+	cd genomes && for package in *.deb; do dpkg -x "$$package" . && rm "$$package"; done
+	@touch $@
+
+bacteria: $(READY) $(GENOMES)
+	snakemake --configfile configs/bacteria/bacteria.yaml
 
 test: $(READY)
 	pytest $(TESTS)

@@ -13,6 +13,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -22,6 +23,7 @@ include: "workflow/rules/report.smk"
 localrules:
     all,
     settings,
+    fetch,
     report,
 
 

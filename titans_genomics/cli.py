@@ -6,6 +6,7 @@ The functions, and torch with them, are imported inside the commands, so that ``
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -52,12 +53,15 @@ def tokenize(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Token store to write. Default: results/RUN/tokens.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Sources read at the same time. Default: one per core.")
+    ] = None,
 ) -> None:
     """Sequence files to a token store.
 
-    Reads FASTA (plain, gzip, bgzip), GenBank and BAM as the config's `data` section says, one token per base, and
-    divides them into train, validation and test. index.tsv in the store maps every token back to its contig or read;
-    manifest.json counts bases, N, GC, and the reads kept and dropped, with the reasons.
+    Reads FASTA, FASTQ, GenBank, EMBL, 2bit, BAM, CRAM or text as the config's `data` section says, divides them into
+    train, validation and test, and refuses a split whose held-out sequence stands in train. What is there already and
+    still holds is not read again. `titans-genomics inspect` shows what is in the store.
 
     Example: titans-genomics tokenize --config configs/default.yaml
     """
@@ -65,8 +69,79 @@ def tokenize(
     from titans_genomics.data.store import tokenize as run
 
     out = out or settings.folder / "tokens"
-    run(settings, out)
+    run(settings, out, jobs)
     _wrote(out)
+
+
+@app.command("fetch")
+def fetch_sources(
+    config: ConfigFile,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this source. Default: all that have a URL.")
+    ] = None,
+) -> None:
+    """Download the sources that are named by URL or accession.
+
+    Goes on where an interrupted download stopped, and checks the MD5 checksum where one is known. tokenize does this too.
+
+    Example: titans-genomics fetch --config configs/default.yaml
+    """
+    settings = load_config(config)
+    from titans_genomics.data.fetch import fetch
+
+    names = [entry.label for entry in settings.data.sources]
+    if source is not None and source not in names:
+        raise ValueError(f"{config}: no source {source!r}; there are {', '.join(names)}")
+    for entry in settings.data.sources:
+        if entry.url is not None and source in (None, entry.label):
+            _wrote(fetch(entry))
+
+
+@app.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A token store, such as results/RUN/tokens.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page of plots there (HTML).")] = None,
+    dump: Annotated[
+        bool,
+        typer.Option("--dump", help="Print the sequence of the store as FASTA (text as it was) instead of the report."),
+    ] = False,
+    source: Annotated[str | None, typer.Option(metavar="NAME", help="Only this source.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="With --dump: only train, validation or test, decoded from its tokens."),
+    ] = None,
+) -> None:
+    """What is in a token store.
+
+    Per source: bases, N, GC, lengths and N50, records kept and left out with the reasons, duplicates, soft-masking; the
+    splits; and what the leak gate found. With --dump every record as it was read, soft-masked bases in lower case, or
+    with --split the segments of a split, named record:start-end (0-based, half-open).
+
+    Example: titans-genomics inspect results/default/tokens --page store.html
+    """
+    from titans_genomics.data.inspect import dump_store, inspect_store, text_report
+
+    if split is not None and not dump:
+        raise ValueError("--split says what --dump prints: give both, or leave --split out")
+    if dump and (as_json or page is not None):
+        raise ValueError("--dump prints sequence instead of a report: leave out --json and --page")
+    try:
+        if dump:
+            dump_store(store, sys.stdout.buffer, source, split)
+        else:
+            found = inspect_store(store, source)
+            print(json.dumps(found, indent=2) if as_json else text_report(found))
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any further, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if dump:
+            return
+    if page is not None:
+        from titans_genomics.report.store_page import write_page
+
+        write_page(found, page)
+        _wrote(page)
 
 
 @app.command()
@@ -230,14 +305,14 @@ def _wrote(path: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: what a user can mend is one clear message and exit status 1; anything else keeps its traceback."""
+    """Entry point: what a user can mend is one clear message and exit status 2; anything else keeps its traceback."""
     try:
         app()
     except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         print(f"titans-genomics: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from titans_genomics.sheet import expand_sources
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -27,16 +30,36 @@ class Section(BaseModel):
 
 
 class SourceConfig(Section):
-    """One sequence file."""
+    """One sequence file.
 
-    path: Path = Field(description="FASTA (plain, gzip, bgzip), GenBank or BAM file; relative to the working directory")
-    kind: Literal["auto", "fasta", "genbank", "bam"] = Field(
+    A run may also name its sources by a sample sheet, a pattern, a URL or an NCBI accession: `sheet` turns those into
+    sections like this one before they are validated.
+    """
+
+    path: Path = Field(
+        description="sequence file, relative to the working directory; in a config also a pattern (*.fa.gz), an http(s), ftp or s3 URL, or an NCBI assembly accession (GCF_000005845.2)"
+    )
+    kind: Literal["auto", "fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"] = Field(
         "auto", description="file format; auto looks at the content"
     )
     name: Name | None = Field(None, description="name in the token store and the report; default: the file's stem")
-    species: str | None = Field(None, description="species, for the report")
+    species: str | None = Field(None, description="species, for the report and for data.split.by species")
+    assembly: str | None = Field(None, description="assembly or strain, for the report")
     weight: float = Field(
         1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never"
+    )
+    reference: Path | None = Field(None, description="CRAM: FASTA of the genome that its reads were aligned to")
+    regions: Path | None = Field(None, description="BED or GFF file: use only these stretches of the contigs")
+    exclude: Path | None = Field(None, description="BED or GFF file: leave these stretches out (a blacklist)")
+    split: Literal["train", "validation", "test"] | None = Field(
+        None, description="put the whole source into this split; null: as data.split says"
+    )
+    md5: str | None = Field(
+        None, pattern=r"^[0-9a-fA-F]{32}$", description="MD5 checksum that the file must have (32 hexadecimal digits)"
+    )
+    url: str | None = Field(
+        None,
+        description="where path is downloaded from when it is not there; filled in when path is a URL or an accession",
     )
 
     @property
@@ -44,11 +67,41 @@ class SourceConfig(Section):
         """The source's name in the store: ``name``, or the file name up to its first dot."""
         return self.name or self.path.name.split(".")[0]
 
+    @property
+    def side_files(self) -> list[Path]:
+        """The files that the source needs beside its sequence file."""
+        return [path for path in (self.reference, self.regions, self.exclude) if path is not None]
+
+
+class TokenizerConfig(Section):
+    """What one token is."""
+
+    kind: Literal["nucleotide", "kmer", "bpe", "byte"] = Field(
+        "nucleotide",
+        description="nucleotide: one token per base; kmer: k bases; bpe: pieces learned from the training split (of genomes or of text); byte: one token per byte of text",
+    )
+    k: int = Field(6, ge=2, le=7, description="kmer: bases per token")
+    overlap: bool = Field(False, description="kmer: one k-mer from every base on instead of one after the other")
+    vocab_size: int = Field(4096, ge=16, le=65_536, description="bpe: tokens in the vocabulary, special ones included")
+    sample: int = Field(
+        10_000_000, ge=1_000, description="bpe: bases (or bytes) of the training split that the pieces are learned from"
+    )
+    path: Path | None = Field(None, description="bpe: a tokenizer.json to use instead of learning one")
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> TokenizerConfig:
+        if self.path is not None and self.kind != "bpe":
+            raise ValueError(f"path is for kind bpe, this is {self.kind}")
+        if self.overlap and self.kind != "kmer":
+            raise ValueError(f"overlap is for kind kmer, this is {self.kind}")
+        return self
+
 
 class ReadsConfig(Section):
-    """Which alignments of a BAM become reads of the token store."""
+    """Which reads of FASTQ, BAM and CRAM files become part of the token store, and how."""
 
     min_mapq: int = Field(0, ge=0, le=255, description="least mapping quality of an aligned read (MAPQ, Phred)")
+    min_base_quality: int = Field(0, ge=0, le=93, description="bases of lower quality (Phred) become N; 0: off")
     min_length: int = Field(100, ge=1, description="shortest read, bases")
     max_length: int | None = Field(None, ge=1, description="longest read, bases; null: no limit")
     require_flags: int = Field(0, ge=0, le=0xFFFF, description="SAM flag bits that a read must all have")
@@ -62,15 +115,54 @@ class ReadsConfig(Section):
         (),
         description="only reads overlapping these regions: contig or contig:start-end (1-based, inclusive, as in samtools); needs an index",
     )
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the molecules that is kept (seeded; mates stay together)"
+    )
+    coverage: float | None = Field(
+        None,
+        gt=0,
+        description="keep molecules (seeded) up to this many bases per base of the reference; null: no limit",
+    )
+    strand: Literal["sequenced", "reference"] = Field(
+        "sequenced",
+        description="sequenced: as the instrument gave them; reference: as aligned, reads of the reverse strand turned over",
+    )
+    clip: bool = Field(False, description="cut off the soft-clipped ends of aligned reads")
+    consensus: bool = Field(
+        False, description="BAM, CRAM: instead of the reads the consensus of their pile-up, one sequence per contig"
+    )
+    min_depth: int = Field(1, ge=1, description="consensus: positions covered by fewer reads become N")
+
+
+class LeaksConfig(Section):
+    """Near-duplicate sequence on both sides of a split, looked for on both strands."""
+
+    action: Literal["error", "move", "report", "off"] = Field(
+        "error",
+        description="above max_share: stop with an error, move the held-out stretches concerned to train, only report, or do not look",
+    )
+    max_share: Fraction = Field(
+        0.3, description="largest share of a source's held-out bases that may stand near-identically in train"
+    )
+    k: int = Field(21, ge=15, le=31, description="length of the compared k-mers, bases")
+    scale: int = Field(16, ge=1, description="one in so many k-mers is compared (hashed, FracMinHash); of short reads more, of very much sequence fewer")
+    min_length: int = Field(500, ge=1, description="shorter matches are not counted, bases")
 
 
 class SplitConfig(Section):
-    """How contigs are divided among train, validation and test. Reads are always split by read."""
+    """What is held out for validation and test."""
 
-    by: Literal["block", "contig"] = Field("block", description="whole contigs, or contiguous blocks of every contig")
+    by: Literal["block", "contig", "species"] = Field(
+        "block", description="what is held out: contiguous blocks of every contig, whole contigs, or whole species"
+    )
+    reads: Literal["read", "locus"] = Field(
+        "read",
+        description="reads are held out by molecule, or by the block of the reference that they are aligned to (unaligned ones by molecule)",
+    )
     block: int = Field(65_536, ge=100, description="block length, bases")
-    validation: Fraction = Field(0.05, description="share of bases (blocks, contigs) or reads for validation")
-    test: Fraction = Field(0.05, description="share of bases (blocks, contigs) or reads for test")
+    validation: Fraction = Field(0.05, description="share of bases (blocks, contigs, species) or reads for validation")
+    test: Fraction = Field(0.05, description="share of bases (blocks, contigs, species) or reads for test")
+    leaks: LeaksConfig = Field(default_factory=LeaksConfig, description="near-duplicates between train and the rest")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitConfig:
@@ -79,10 +171,22 @@ class SplitConfig(Section):
         return self
 
 
+def _list_or_sheet(schema: dict[str, Any]) -> None:
+    """Sources in the JSON schema: a list, or the path of a sample sheet."""
+    listed = {key: schema.pop(key) for key in ("items", "minItems", "type")}
+    schema["anyOf"] = [listed, {"type": "string", "minLength": 1}]
+
+
 class DataConfig(Section):
     """Sequence files to tokens."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="the sequence files")
+    sources: tuple[SourceConfig, ...] = Field(
+        min_length=1,
+        description="the sequence files: a list, or the path of a sample sheet (TSV or CSV with a header)",
+        json_schema_extra=_list_or_sheet,
+    )
+    downloads: Path = Field(Path("downloads"), description="folder where files named by URL or accession are kept")
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="what one token is")
     iupac: Literal["n", "random", "error"] = Field(
         "n",
         description="IUPAC codes other than ACGTUN: to N, to a random base that the code allows (seeded), or an error",
@@ -92,18 +196,42 @@ class DataConfig(Section):
         description="lower-case bases: keep as bases and record the intervals, treat as upper case, or turn into N",
     )
     max_n: Fraction = Field(0.5, description="largest share of N in a source; more is an error")
+    n_runs: Literal["keep", "split", "drop"] = Field(
+        "keep",
+        description="runs of n_run or more N: keep, split (a new document begins behind them) or drop (what lies left and right is joined)",
+    )
+    n_run: int = Field(100, ge=1, description="shortest run of N that n_runs is about, bases")
     min_contig: int = Field(100, ge=1, description="contigs shorter than this are dropped and counted, bases")
-    reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for BAM sources")
+    reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for reads")
     split: SplitConfig = Field(default_factory=SplitConfig, description="train, validation and test")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and "sources" in settings:
+            downloads = settings.get("downloads", "downloads")
+            return settings | {"sources": expand_sources(settings["sources"], Path(str(downloads)))}
+        return settings
+
     @model_validator(mode="after")
-    def _unique_names(self) -> DataConfig:
+    def _sources_agree(self) -> DataConfig:
         names = [s.label for s in self.sources]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
+            paths = [str(s.path) for s in self.sources if s.label == twice[0]]
             raise ValueError(
-                f"two sources share the name {twice[0]!r}: give each a name of its own (data.sources[].name)"
+                f"two sources share the name {twice[0]!r} ({paths[0]}, {paths[1]}): give each a name of its own (data.sources[].name)"
             )
+        files = [os.path.realpath(s.path) for s in self.sources]
+        again = next((s for i, s in enumerate(self.sources) if files[i] in files[:i]), None)
+        if again is not None:
+            raise ValueError(
+                f"the same file twice: {again.path}. Name it once, and raise its weight to see it more often"
+            )
+        if self.split.by == "species":
+            without = next((s.label for s in self.sources if not s.species and not s.split), None)
+            if without is not None:
+                raise ValueError(f"data.split.by is species, and source {without!r} has none (data.sources[].species)")
         return self
 
 
@@ -119,7 +247,11 @@ class TitansConfig(Section):
     variant: Literal["lmm", "mac", "mag", "mal"] = Field(
         "lmm", description="memory alone, memory as context, as gate, as layer"
     )
-    vocab_size: int = Field(8, ge=2, description="tokens in the vocabulary; 8 for nucleotides")
+    vocab_size: int = Field(
+        8,
+        ge=2,
+        description="tokens in the vocabulary; that of data.tokenizer takes the place of the default, which is that of nucleotides",
+    )
     d_model: int = Field(128, ge=1, description="model width D")
     n_layers: int = Field(2, ge=1, description="blocks")
     n_heads: int = Field(2, ge=1, description="heads H; D must be a multiple of it")
@@ -214,6 +346,18 @@ class TrainConfig(Section):
     num_nodes: int = Field(1, ge=1, description="nodes")
     strategy: Literal["auto", "ddp", "fsdp"] = Field("auto", description="how several devices share the work")
     reverse_complement: Fraction = Field(0.5, description="probability that a training window is reverse-complemented")
+    temperature: float = Field(
+        1.0,
+        ge=1,
+        description="sources are drawn in proportion to weight x bases^(1/temperature): above 1 small sources are seen more often",
+    )
+    documents: Literal["join", "reset"] = Field(
+        "join",
+        description="what a window does at the end of a contig stretch or read: read on behind the EOS token, or begin anew with an empty memory and no attention across",
+    )
+    soft_mask_weight: Fraction = Field(
+        1.0, description="weight of soft-masked (lower-case) bases in the loss; needs data.soft_mask keep"
+    )
     validate_every: int = Field(100, ge=1, description="optimiser steps between validations")
     validation_windows: int = Field(64, ge=1, description="validation windows, spread evenly over the validation split")
     checkpoint_every: int = Field(100, ge=1, description="optimiser steps between `last` checkpoints")
@@ -232,6 +376,10 @@ class TrainConfig(Section):
         if self.piece is not None and self.strategy == "fsdp":
             raise ValueError(
                 "train.piece (truncated back-propagation) does not go with strategy fsdp: use ddp, or train.checkpoint"
+            )
+        if self.documents == "reset" and (self.carry > 1 or self.piece is not None):
+            raise ValueError(
+                "train.documents reset begins anew within windows: it does not go with train.carry or train.piece"
             )
         return self
 
@@ -348,6 +496,14 @@ class Config(Section):
                 raise ValueError(
                     f"downstream.species: source {entry.source!r} is not one of data.sources ({', '.join(sorted(names))})"
                 )
+        if self.train.soft_mask_weight < 1 and (
+            self.data.soft_mask != "keep" or self.data.tokenizer.kind != "nucleotide"
+        ):
+            raise ValueError(
+                "train.soft_mask_weight below 1 needs data.soft_mask keep and data.tokenizer.kind nucleotide"
+            )
+        if self.data.tokenizer.kind == "byte" and self.train.reverse_complement:
+            raise ValueError("text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0")
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
@@ -358,10 +514,18 @@ class Config(Section):
         return self.results / self.run
 
     def files(self) -> list[tuple[str, Path]]:
-        """Every sequence file that the run reads, with the key that names it."""
-        sources = [(f"data.sources.{i}.path", source.path) for i, source in enumerate(self.data.sources)]
-        species = [(f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path]
-        return sources + species
+        """Every file that the run reads and that must be there, with the key that names it; downloads are not."""
+        found = []
+        for i, source in enumerate(self.data.sources):
+            if source.url is None:
+                found.append((f"data.sources.{i}.path", source.path))
+            for key in ("reference", "regions", "exclude"):
+                path = getattr(source, key)
+                if path is not None:
+                    found.append((f"data.sources.{i}.{key}", path))
+        if self.data.tokenizer.path is not None:
+            found.append(("data.tokenizer.path", self.data.tokenizer.path))
+        return found + [(f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path]
 
 
 _ALWAYS = {"run", "seed", "results"}
@@ -387,7 +551,7 @@ def check_run(config: Config) -> None:
     if any(entry.source for entry in config.downstream.species):
         needed["test"] = "downstream"
     for split, stage in needed.items():
-        if not getattr(config.data.split, split):
+        if not getattr(config.data.split, split) and all(s.split != split for s in config.data.sources):
             raise ValueError(
                 f"data.split.{split} is 0, and the {stage} stage needs that split: raise it, such as to 0.05"
             )
@@ -407,11 +571,15 @@ def parse_config(settings: dict[str, Any], origin: str) -> Config:
         return Config.model_validate(settings)
     except ValidationError as error:
         lines = []
-        for fault in error.errors():
+        faults = error.errors()
+        for fault in faults:
+            size = len(fault["loc"])  # a list is also too short for its wrong entries
+            if fault["type"] == "too_short" and any(f["loc"][:size] == fault["loc"] != f["loc"] for f in faults):
+                continue
             key = ".".join(str(part) for part in fault["loc"]) or "config"
             shown = (
                 ""
-                if fault["type"] in ("missing", "extra_forbidden") or not fault["loc"]
+                if fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | list)
                 else f" (is {fault['input']!r})"
             )
             message = fault["msg"].removeprefix("Value error, ")

@@ -19,15 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from titans_genomics import markov
 from titans_genomics.config import Config
 from titans_genomics.data.store import Run, TokenStore
+from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.progress import Progress
-from titans_genomics.training import check_model, load_model, next_token_nll, write_json
+from titans_genomics.training import check_model, load_model, next_token_nll, scored_bases, with_vocabulary, write_json
 
 WINDOW_TOKENS = 1_000_000
 """Tokens per source that are read again in windows, for the loss by context position; evenly spread windows beyond that."""
+
+NO_LETTER = 999
+"""What special tokens are among letters."""
 
 RESAMPLES = 2000
 """Bootstrap resamples of the confidence intervals."""
@@ -63,8 +68,8 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     """
     started = time.monotonic()
     tokens = TokenStore(store)
-    runs = [_shortened(run, config.evaluate.max_bases) for run in tokens.runs(config.evaluate.split)]
-    runs = [run for run in runs if run.stop - run.start > 1]
+    config = with_vocabulary(config, tokens)
+    runs = [run for run in tokens.runs(config.evaluate.split) if len(run) > 1]
     runs.sort(key=lambda run: tokens.weight(run.source) == 0)  # what was trained on comes first, in the report too
     if not runs:
         raise ValueError(
@@ -74,9 +79,10 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     figures = {run.source: _Figures(run, config) for run in runs}
+    fits: dict[tuple[str | None, str | None], Any] = {}
     with Progress(len(runs), "sources", "fitting Markov models") as progress:
         for run in runs:
-            figures[run.source].measure_markov(tokens, config)
+            figures[run.source].measure_markov(tokens, config, fits)
             progress.update(1)
     stretch = config.evaluate.stretch or config.train.context * config.train.carry
     work = sum(2 * len(f.inputs) + sum(len(w) * length for length, w in f.windows.items()) for f in figures.values())
@@ -87,9 +93,9 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
             seconds = 0.0
             for measured in figures.values():
                 begun = time.monotonic()
-                measured.stream(tokens, model, name, config.evaluate.piece, stretch, progress)
+                measured.stream(model, name, config.evaluate.piece, stretch, progress)
                 seconds += time.monotonic() - begun
-                measured.by_position(tokens, model, name, progress)
+                measured.by_position(model, name, progress)
             speed[name] = sum(len(measured.inputs) for measured in figures.values()) / seconds
     rng = np.random.default_rng(config.seed)
     resampled = {source: measured.resample(rng) for source, measured in figures.items()}
@@ -121,11 +127,11 @@ class _Tally:
     def zeros(cls, size: int) -> _Tally:
         return cls(np.zeros(size), np.zeros(size, np.int64))
 
-    def add(self, where: np.ndarray, bits: np.ndarray, scored: np.ndarray) -> None:
-        """Add ``bits`` of the ``scored`` targets at the places ``where`` (all of one shape)."""
-        size = len(self.bits)
+    def add(self, where: np.ndarray, bits: np.ndarray, bases: np.ndarray) -> None:
+        """Add ``bits`` of the targets at the places ``where``, where they stand for ``bases`` (all of one shape), 0 if not scored."""
+        size, scored = len(self.bits), bases > 0
         self.bits += np.bincount(where[scored], bits[scored], size)
-        self.bases += np.bincount(where[scored], minlength=size)
+        self.bases += np.bincount(where[scored], bases[scored], size).astype(np.int64)
 
     @property
     def mean(self) -> float:
@@ -146,8 +152,12 @@ class _Figures:
     positions: dict[str, _Tally] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.inputs = range(self.run.start, self.run.stop - 1)  # input token t is scored on its successor t + 1
-        length = len(self.inputs)
+        most = self.config.evaluate.max_bases
+        length = len(self.run) - 1 if most is None else min(len(self.run) - 1, most)
+        self.inputs = range(length)  # input token t is scored on its successor t + 1
+        tokenizer = self.run.store.tokenizer
+        self.letters = markov.BYTES if tokenizer.text else markov.BASES
+        self.scores = scored_bases(tokenizer).numpy().astype(np.int64)
         # Neighbouring bases are alike: the interval is over blocks of some genes' length, at least about 20 of them.
         self.block = max(1, min(8192, length // 20), -(-length // 1000))
         short = min(self.config.train.context, length)
@@ -160,37 +170,47 @@ class _Figures:
         """First tokens of windows of ``size`` inputs that do not overlap."""
         room = len(self.inputs) // size
         count = min(room, max(1, WINDOW_TOKENS // size))
-        return self.run.start + (np.arange(count) * room // count) * size
+        return (np.arange(count) * room // count) * size
 
     # ------------------------------------------------------------------------------------- measuring
 
-    def measure_markov(self, store: TokenStore, config: Config) -> None:
-        """Fit on this source's own training tokens, and score."""
-        own = store.weight(self.run.source) > 0
-        train = _stretches(store, "train", self.run.source if own else None)
-        validation = _stretches(store, "validation", self.run.source)
-        if next(iter(validation()), None) is None:  # too small a source to have held-out reads of its own
-            validation = _stretches(store, "validation", None)
-        fitted, self.markov_table = markov.fit(train, validation, config.evaluate.markov)
+    def measure_markov(self, store: TokenStore, config: Config, fits: dict[tuple[str | None, str | None], Any]) -> None:
+        """Fit on this source's own training tokens, or on all where it has none, and score.
+
+        ``fits``: what was fitted before, by the sources of training and validation.
+        """
+        source = self.run.source
+        own = store.weight(source) > 0 and bool(store.runs("train", source))  # its species may be held out as a whole
+        between = (source if own else None, source if store.runs("validation", source) else None)
+        if between not in fits:
+            train, validation = (
+                _letters_of(store, split, of) for split, of in zip(("train", "validation"), between, strict=True)
+            )
+            fits[between] = markov.fit(train, validation, config.evaluate.markov, self.letters)
+        fitted, self.markov_table = fits[between]
         self.markov_order, self.markov_smoothing = fitted.order, fitted.smoothing
 
-        def bits(start: int, stop: int) -> np.ndarray:
-            before = min(fitted.order, start - self.run.start)
-            return fitted.bits(np.asarray(store.tokens[start - before : stop]))[before:]
+        def bits(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            """Of the tokens from start to stop: bits, and bases where they are scored."""
+            before = min(fitted.order, start)
+            tokens = self.run.read(start - before, stop)
+            letters, owner = _letters(store.tokenizer, tokens)
+            of_letters = fitted.bits(letters)
+            found = np.bincount(owner, np.nan_to_num(of_letters), len(tokens))
+            return found[before:], self.scores[tokens[before:]]
 
         tally = self.blocks["markov"] = _Tally.zeros(self._block_of(len(self.inputs) - 1) + 1)
         for first in range(0, len(self.inputs), markov.PIECE):
             where = np.arange(first, min(first + markov.PIECE, len(self.inputs)))
-            start = self.inputs[int(where[0])] + 1
-            found = bits(start, start + len(where))
-            tally.add(self._block_of(where), found, np.isfinite(found))
+            found, bases = bits(first + 1, first + 1 + len(where))
+            tally.add(self._block_of(where), found, bases)
         self.positions["markov"] = _Tally.zeros(self.most)
         for size, starts in self.windows.items():
             for start in starts:
-                found = bits(start + 1, start + size + 1)
-                self._add_positions("markov", size, found[None], np.isfinite(found)[None])
+                found, bases = bits(start + 1, start + size + 1)
+                self._add_positions("markov", size, found[None], bases[None])
 
-    def stream(self, store: TokenStore, model: Any, name: str, piece: int, stretch: int, progress: Progress) -> None:
+    def stream(self, model: Any, name: str, piece: int, stretch: int, progress: Progress) -> None:
         """Carry the state through the run, a piece at a time: memory does not grow with length.
 
         Once with a new state for every ``stretch`` tokens, once without end.
@@ -203,25 +223,37 @@ class _Figures:
                 end = min(begin + renew, len(self.inputs))
                 for first in range(begin, end, piece):
                     where = np.arange(first, min(first + piece, end))
-                    start = self.inputs[int(where[0])]
-                    bits, scored, state = _score(model, store, np.array([start]), len(where), state)
-                    tally.add(self._block_of(where), bits[0], scored[0])
+                    bits, bases, state = self._score(model, np.array([first]), len(where), state)
+                    tally.add(self._block_of(where), bits[0], bases[0])
                     progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per base")
 
-    def by_position(self, store: TokenStore, model: Any, name: str, progress: Progress) -> None:
+    def by_position(self, model: Any, name: str, progress: Progress) -> None:
         """Windows that each start with an empty memory: at the training context, and beyond it."""
         self.positions[name] = _Tally.zeros(self.most)
         for size, starts in self.windows.items():
             batch = max(1, 8192 // size)
             for first in range(0, len(starts), batch):
-                bits, scored, _ = _score(model, store, starts[first : first + batch], size, None)
-                self._add_positions(name, size, bits, scored)
+                bits, bases, _ = self._score(model, starts[first : first + batch], size, None)
+                self._add_positions(name, size, bits, bases)
                 progress.update(bits.size)
 
-    def _add_positions(self, name: str, size: int, bits: np.ndarray, scored: np.ndarray) -> None:
+    def _add_positions(self, name: str, size: int, bits: np.ndarray, bases: np.ndarray) -> None:
         """Positions within the training context are read off the short windows, those beyond it off the long ones."""
         where = np.broadcast_to(np.arange(size), bits.shape)
-        self.positions[name].add(where, bits, scored & ((where >= self.short) | (size == self.short)))
+        self.positions[name].add(where, bits, bases * ((where >= self.short) | (size == self.short)))
+
+    def _score(self, model: Any, starts: np.ndarray, length: int, state: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Bits of the successors of ``length`` inputs from each start, the bases they are scored for, both (B, length), and the state."""
+        device = next(model.parameters()).device
+        window = self.run.windows(starts, length + 1)
+        batch = torch.from_numpy(window.astype(np.int64)).to(device)
+        if self.config.train.documents == "reset":
+            begins = F.pad(batch[:, :-2] == self.run.store.tokenizer.eos, (1, 0), value=True)
+            logits = model.packed(batch[:, :-1], begins)
+        else:
+            logits, state = model(batch[:, :-1], state)
+        nll = next_token_nll(logits, batch[:, 1:], torch.from_numpy(self.scores))
+        return nll.double().cpu().numpy() / math.log(2), self.scores[window[:, 1:]], state
 
     def _block_of(self, index: Any) -> Any:
         return index // self.block
@@ -237,7 +269,7 @@ class _Figures:
 
     def summary(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
         """The figures of this source."""
-        result = _summarise(self.blocks, self.endless, resampled)
+        result = _summarise(self.blocks, self.endless, resampled, self.letters)
         result["markov"] |= {
             "order": self.markov_order,
             "smoothing": self.markov_smoothing,
@@ -247,7 +279,7 @@ class _Figures:
 
 
 def _summarise(
-    blocks: dict[str, _Tally], endless: dict[str, _Tally], resampled: dict[str, np.ndarray]
+    blocks: dict[str, _Tally], endless: dict[str, _Tally], resampled: dict[str, np.ndarray], letters: int
 ) -> dict[str, Any]:
     """Means and intervals of one source, or of all."""
     bases = int(blocks["markov"].bases.sum())
@@ -270,7 +302,7 @@ def _summarise(
             }
     return {
         "bases": bases,
-        "uniform": {"bits_per_base": 2.0, "perplexity": 4.0},
+        "uniform": {"bits_per_base": math.log2(letters), "perplexity": float(letters)},
         "markov": figure("markov"),
         "models": models,
     }
@@ -297,7 +329,7 @@ def _overall(figures: list[_Figures], resampled: dict[str, dict[str, np.ndarray]
         positions[name] = _Tally(np.sum([p.bits for p in parts], 0), np.sum([p.bases for p in parts], 0))
     sums = {key: np.sum([r[key] for r in resampled.values()], 0) for key in next(iter(resampled.values()))}
     endless = joined(lambda f: f.endless)
-    result = _summarise(joined(lambda f: f.blocks), endless, sums)
+    result = _summarise(joined(lambda f: f.blocks), endless, sums, figures[0].letters)
     return result | {"context": _by_context(positions)}
 
 
@@ -318,24 +350,18 @@ def _interval(values: np.ndarray) -> list[float]:
     return [float(x) for x in np.quantile(values, [0.025, 0.975])]
 
 
-def _score(
-    model: Any, store: TokenStore, starts: np.ndarray, length: int, state: Any
-) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Bits of the successors of ``length`` inputs from each start, which of them are scored, both (B, length), and the state."""
-    device = next(model.parameters()).device
-    window = np.stack([store.tokens[start : start + length + 1] for start in starts])
-    batch = torch.from_numpy(window.astype(np.int64)).to(device)
-    logits, state = model(batch[:, :-1], state)
-    nll = next_token_nll(logits, batch[:, 1:])
-    return nll.double().cpu().numpy() / math.log(2), window[:, 1:] < 4, state
+def _letters(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The letters (base codes or bytes) that tokens stand for, and the token that each belongs to; special tokens are one that is none."""
+    if tokenizer.kind in ("nucleotide", "byte"):
+        return tokens, np.arange(len(tokens))
+    count = np.maximum(tokenizer.bases[tokens], 1)
+    owner = np.repeat(np.arange(len(tokens)), count)
+    letters = np.full(len(owner), NO_LETTER, dtype=np.uint16)
+    letters[tokenizer.bases[tokens][owner] > 0] = tokenizer.decode(tokens)
+    return letters, owner
 
 
-def _stretches(store: TokenStore, split: str, source: str | None) -> Callable[[], Iterator[np.ndarray]]:
-    """The runs of a split: of one source, or of all that are trained on."""
+def _letters_of(store: TokenStore, split: str, source: str | None) -> Callable[[], Iterator[np.ndarray]]:
+    """The letters of the runs of a split: of one source, or of all that are trained on."""
     runs = [r for r in store.runs(split, source) if source is not None or store.weight(r.source) > 0]
-    return lambda: (store.tokens[run.start : run.stop] for run in runs)
-
-
-def _shortened(run: Run, most: int | None) -> Run:
-    """At most ``most`` tokens of a run."""
-    return run if most is None else Run(run.source, run.start, min(run.stop, run.start + most + 1))
+    return lambda: (_letters(store.tokenizer, piece)[0] for run in runs for piece in run.pieces())

@@ -1,122 +1,203 @@
-"""Reads of a BAM file, as sequenced, with the filters of ``data.reads``."""
+"""Reads of BAM and CRAM files.
+
+A BAM is read by the kernel of `bam_records`. CRAM, and whatever needs an index, goes through htslib into the same rows, so
+that filters and encoding (`reads`) are the same for all.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pysam
 
-from titans_genomics.config import ReadsConfig
-from titans_genomics.data.fasta import check_bgzf_end
-from titans_genomics.data.records import Advance, Record
+from titans_genomics.config import DataConfig, ReadsConfig, SourceConfig
+from titans_genomics.data.bam_records import SMALLEST, header_end, scan_records
+from titans_genomics.data.batch import Advance, Batch
+from titans_genomics.data.bgzf import DamagedError, check_bgzf_end, read_bgzf
+from titans_genomics.data.reads import FIELDS, RawReads, ReadFilter
+
+_PIECE = 1 << 21  # bytes of the reads that go from htslib to the filters together
+_CRAM_END = b"\xe0EOF"  # in the container that ends a CRAM file, from version 2.1 on
+_THREADS = 2
 
 
-def check_bam(path: Path, reads: ReadsConfig) -> None:
-    """Raise ValueError for a BAM that is cut short, has no header, or cannot serve the regions asked for."""
-    check_bgzf_end(path)
-    with _open(path) as bam:
-        if reads.regions:
-            _regions(path, bam, reads)
+def check_bam(source: SourceConfig, data: DataConfig) -> None:
+    """Raise ValueError for a BAM or CRAM that is cut short, has no header, or cannot serve what is asked of it.
+
+    Regions need a sorted and indexed file, CRAM the reference genome with the contigs of its header.
+    """
+    if _is_cram(source.path):
+        _check_cram_end(source.path)
+    else:
+        check_bgzf_end(source.path)
+    with open_alignments(source) as bam:
+        if data.reads.regions:
+            _regions(source.path, bam, data.reads)
+        if bam.is_cram and bam.nreferences:
+            _check_reference(source, bam, data.reads)
 
 
-def read_bam(path: Path, reads: ReadsConfig, dropped: Counter[str], advance: Advance) -> Iterator[Record]:
+def contigs(source: SourceConfig) -> list[tuple[str, int]]:
+    """Names and lengths of the contigs in the header; `ReadColumns.contig` counts in this list."""
+    with open_alignments(source) as bam:
+        return list(zip(bam.references, bam.lengths, strict=True))
+
+
+def read_bam(
+    source: SourceConfig, data: DataConfig, seed: int, dropped: Counter[str], advance: Advance
+) -> Iterator[Batch]:
     """The reads that pass the filters, in file order; each of the others is counted in ``dropped`` by reason.
 
-    Sequences are as the instrument gave them: alignments to the reverse strand, which BAM stores reverse
-    complemented, are turned back. With regions only reads that overlap one are looked at, each once.
+    Reads of the reverse strand, which BAM stores reverse complemented, are turned back unless ``data.reads.strand`` is
+    ``reference``. With regions only reads that overlap one are looked at, each once.
 
     Raises
     ------
     ValueError
-        Damaged file, or no read left (the message counts the reasons).
+        Damaged file, header, index or reference missing, a base that is no nucleotide, or no read left (the message
+        counts the reasons).
     """
-    size = max(path.stat().st_size, 1)
-    kept = 0
-    with _open(path) as bam:
+    check_bam(source, data)
+    keep = ReadFilter(source, data, seed, dropped)
+    with open_alignments(source) as bam:
+        fast = not bam.is_cram and not data.reads.regions
         try:
-            for read in _fetch(path, bam, reads, dropped):
-                reason = drop_reason(read, reads)
-                if reason is not None:
-                    dropped[reason] += 1
-                    continue
-                kept += 1
-                record = _record(read)
-                advance(len(record.sequence), None if reads.regions else (bam.tell() >> 16) / size)
-                yield record
-        except OSError as error:
+            for raw, share in _scan(source.path, bam.nreferences) if fast else _fetch_all(source, bam, data.reads):
+                batch = keep(raw)
+                advance(share)
+                if batch is not None:
+                    yield batch
+        except (OSError, DamagedError) as error:
+            fault = _reference_fault(source, bam) if bam.is_cram else None
+            what = error.what if isinstance(error, DamagedError) else error
             raise ValueError(
-                f"{path}: damaged after {kept + sum(dropped.values()):,} records ({error}). Copy or create the file again"
+                fault or f"{source.path}: damaged after {keep.seen:,} records ({what}). Copy or create the file again"
             ) from None
-    if not kept:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common()) or "the file holds none"
-        where = f" in {', '.join(reads.regions)}" if reads.regions else ""
-        raise ValueError(f"{path}: no read left{where} after the filters ({reasons}). Loosen data.reads")
-
-
-def drop_reason(read: pysam.AlignedSegment, reads: ReadsConfig) -> str | None:
-    """Why the filters drop a read, or None. The first reason in this order counts."""
-    if read.is_unmapped and not reads.unmapped:
-        return "unmapped"
-    if read.is_secondary and not reads.secondary:
-        return "secondary alignment"
-    if read.is_supplementary and not reads.supplementary:
-        return "supplementary alignment"
-    if read.is_duplicate and not reads.duplicates:
-        return "duplicate"
-    if read.is_qcfail and not reads.qc_fail:
-        return "failed quality control"
-    if read.flag & reads.require_flags != reads.require_flags:
-        return "lacks a required flag"
-    if read.flag & reads.exclude_flags:
-        return "has an excluded flag"
-    if not read.is_unmapped and read.mapping_quality < reads.min_mapq:
-        return f"MAPQ below {reads.min_mapq}"
-    length = read.query_length
-    if length == 0:
-        return "no sequence stored"
-    if length < reads.min_length:
-        return f"shorter than {reads.min_length} bases"
-    if reads.max_length is not None and length > reads.max_length:
-        return f"longer than {reads.max_length} bases"
-    return None
+    keep.check_any()
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[pysam.AlignmentFile]:
+def open_alignments(source: SourceConfig) -> Iterator[pysam.AlignmentFile]:
+    """The file opened by htslib, which is kept from writing messages and from looking for references in the network.
+
+    Raises ValueError when that fails.
+    """
+    path = source.path
+    fields = b"required_fields=0x63f"  # name to CIGAR, bases, qualities; of CRAM, the rest is not even decompressed
     verbosity = pysam.set_verbosity(0)  # htslib's own messages would stand beside our errors
+    before = {name: os.environ.get(name) for name in ("REF_PATH", "REF_CACHE")}
+    os.environ.update(dict.fromkeys(before, os.devnull))
+    bam = None
     try:
-        bam = pysam.AlignmentFile(str(path), "rb", check_sq=False)
-    except (OSError, ValueError) as error:
-        pysam.set_verbosity(verbosity)
-        if "valid header" in str(error):  # also without any @SQ, @RG or @PG line
-            raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`") from None
-        raise ValueError(f"{path}: not a readable BAM file ({error}). Copy or create the file again") from None
-    try:
+        try:
+            bam = pysam.AlignmentFile(
+                str(path),
+                "r",
+                check_sq=False,
+                reference_filename=None if source.reference is None else str(source.reference),
+                format_options=[fields],
+            )
+        except (OSError, ValueError) as error:
+            if "valid header" in str(error):  # also without any @SQ, @RG or @PG line
+                raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`") from None
+            raise ValueError(
+                f"{path}: not a readable BAM or CRAM file ({error}). Copy or create the file again"
+            ) from None
         yield bam
     finally:
-        with suppress(OSError):  # closing repeats the error of a failed read, under a misleading name
-            bam.close()
+        if bam is not None:
+            with suppress(OSError):  # closing repeats the error of a failed read, under a misleading name
+                bam.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         pysam.set_verbosity(verbosity)
 
 
-def _record(read: pysam.AlignedSegment) -> Record:
-    name = read.query_name or "*"
-    mate = "/1" if read.is_read1 and not read.is_read2 else "/2" if read.is_read2 and not read.is_read1 else ""
-    sequence = read.get_forward_sequence().encode("ascii")
-    if read.is_unmapped:
-        return Record(name + mate, sequence, "read", "+", name)
-    start = read.reference_start
-    locus = f"{read.reference_name}:{start}-{start if read.reference_end is None else read.reference_end}"
-    return Record(name + mate, sequence, "read", "-" if read.is_reverse else "+", name, locus, read.mapping_quality)
+def _scan(path: Path, contig_count: int) -> Iterator[tuple[RawReads, float]]:
+    """Whole records of a BAM, block by block."""
+    parts: list[np.ndarray] = []
+    missing, in_header = 1, True
+    for block, share in read_bgzf(path, _THREADS):
+        parts.append(block)
+        missing -= len(block)
+        if missing > 0:
+            continue
+        data = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        at = 0
+        if in_header:
+            start = header_end(data)
+            if start is None:
+                parts, missing = [data], 1
+                continue
+            at, in_header = start, False
+        rows = np.empty((len(data) // SMALLEST + 1, FIELDS), dtype=np.int64)
+        count, at, missing = scan_records(data, at, contig_count, rows)
+        if count:
+            yield RawReads(data, rows[:count], packed=True, phred=0), share
+        if missing < 0:
+            raise DamagedError(path, "what follows is no BAM record")
+        parts = [data[at:]]
+    if in_header or sum(map(len, parts)):
+        raise DamagedError(path, "the file ends within a record")
 
 
-def _fetch(
-    path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig, dropped: Counter[str]
-) -> Iterator[pysam.AlignedSegment]:
+def _fetch_all(
+    source: SourceConfig, bam: pysam.AlignmentFile, reads: ReadsConfig
+) -> Iterator[tuple[RawReads, float | None]]:
+    """The reads that htslib gives, in pieces."""
+    parts: list[bytes] = []
+    rows: list[tuple[int, ...]] = []
+    at = 0
+    try:
+        for read in _fetch(source.path, bam, reads):
+            name = (read.query_name or "*").encode("utf-8", errors="replace")
+            sequence = (read.query_sequence or "").encode("ascii")
+            quality = read.query_qualities if reads.min_base_quality else None
+            bases = at + len(name)
+            start, end = read.reference_start, read.reference_end
+            fixed = (
+                *(at, bases, bases, len(sequence), -1 if quality is None else bases + len(sequence)),
+                *(read.flag, read.reference_id, start, start if end is None else end, read.mapping_quality),
+            )
+            rows.append((*fixed, *(_soft_clips(read) if reads.clip else (0, 0))))
+            parts += (name, sequence) if quality is None else (name, sequence, quality.tobytes())
+            at = bases + len(sequence) + (0 if quality is None else len(quality))
+            if at >= _PIECE:
+                yield _raw(parts, rows), None
+                parts, rows, at = [], [], 0
+    except OSError:
+        if rows:
+            yield _raw(parts, rows), None
+        raise
+    if rows:
+        yield _raw(parts, rows), None
+
+
+def _raw(parts: list[bytes], rows: list[tuple[int, ...]]) -> RawReads:
+    data = np.frombuffer(bytearray().join(parts), dtype=np.uint8)
+    return RawReads(data, np.array(rows, dtype=np.int64), packed=False, phred=0)
+
+
+def _soft_clips(read: pysam.AlignedSegment) -> tuple[int, int]:
+    """Soft-clipped bases at the left and at the right end."""
+    operations = [(kind, length) for kind, length in read.cigartuples or () if kind != pysam.CHARD_CLIP]
+    clipped = [length if kind == pysam.CSOFT_CLIP else 0 for kind, length in operations]
+    if len(clipped) < 2:
+        return (clipped[0] if clipped else 0), 0
+    return clipped[0], clipped[-1]
+
+
+def _fetch(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> Iterator[pysam.AlignedSegment]:
     if not reads.regions:
         yield from bam.fetch(until_eof=True)
         return
@@ -125,29 +206,24 @@ def _fetch(
         if contig != contig_before:
             contig_before, end_before = contig, 0
         for read in bam.fetch(tid=contig, start=start, stop=end):
-            if read.reference_start < end_before:  # the region before gave it already
-                continue
-            if read.is_unmapped:  # placed beside its mate, without an alignment of its own
-                dropped["unmapped"] += 1
-                continue
-            yield read
+            if read.reference_start >= end_before:  # else the region before gave it already
+                yield read
         end_before = end
 
 
 def _regions(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> list[tuple[int, int, int]]:
     """(contig id, start, end) of the regions, merged and sorted, 0-based half-open. Raises ValueError."""
+    kind, index = ("CRAM", "crai") if bam.is_cram else ("BAM", "bai")
     order = bam.header.to_dict().get("HD", {}).get("SO", "unknown")
     if order in ("unsorted", "queryname"):
         raise ValueError(
-            f"{path}: data.reads.regions needs a BAM sorted by coordinate, this one is {order}. Run `samtools sort` and `samtools index`"
+            f"{path}: data.reads.regions needs a {kind} sorted by coordinate, this one is {order}. Run `samtools sort` and `samtools index`"
         )
     if not bam.has_index():
         raise ValueError(
-            f"{path}: data.reads.regions needs an index ({path.name}.bai), there is none. Run `samtools index {path}`"
+            f"{path}: data.reads.regions needs an index ({path.name}.{index}), there is none. Run `samtools index {path}`"
         )
-    spans = []
-    for region in reads.regions:
-        spans.append(_parse_region(path, bam, region))
+    spans = [_parse_region(path, bam, region) for region in reads.regions]
     merged: list[tuple[int, int, int]] = []
     for contig, start, end in sorted(spans):
         if merged and merged[-1][0] == contig and start <= merged[-1][2]:
@@ -174,3 +250,79 @@ def _parse_region(path: Path, bam: pysam.AlignmentFile, region: str) -> tuple[in
     if not 1 <= first <= end:
         raise ValueError(f"{where}: empty or outside the contig's bases 1 to {length:,}")
     return bam.get_tid(contig), first - 1, end
+
+
+def _is_cram(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(4) == b"CRAM"
+
+
+def _check_cram_end(path: Path) -> None:
+    with path.open("rb") as handle:
+        version = tuple(handle.read(6)[4:])
+        handle.seek(max(0, handle.seek(0, 2) - 38))
+        if version >= (2, 1) and _CRAM_END not in handle.read():
+            raise ValueError(
+                f"{path}: cut short: the CRAM end-of-file container is missing. Copy or create the file again"
+            )
+
+
+def _check_reference(source: SourceConfig, bam: pysam.AlignmentFile, reads: ReadsConfig) -> None:
+    """Raise ValueError unless the reference of a CRAM has the contigs that will be read, of the lengths in the header."""
+    if source.reference is None:
+        raise ValueError(
+            f"{source.path}: a CRAM holds only where its reads differ from the genome that they were aligned to. Give the FASTA of it: data.sources[].reference"
+        )
+    with _open_reference(source) as reference:
+        there = dict(zip(reference.references, reference.lengths, strict=True))
+    needed = {contig for contig, _, _ in _regions(source.path, bam, reads)} if reads.regions else range(bam.nreferences)
+    for contig in needed:
+        name, length = bam.references[contig], bam.lengths[contig]
+        if name not in there:
+            raise _wrong_reference(source, f"contig {name!r} is not in it")
+        if there[name] != length:
+            raise _wrong_reference(
+                source, f"contig {name!r} has {there[name]:,} bases, in the CRAM's header {length:,}"
+            )
+
+
+def _reference_fault(source: SourceConfig, bam: pysam.AlignmentFile) -> str | None:
+    """How the reference differs from the checksums in the header of a CRAM that could not be read, if it does."""
+    if source.reference is None:
+        return None
+    with _open_reference(source) as reference:
+        for entry in bam.header.to_dict().get("SQ", []):
+            name, expected = entry["SN"], entry.get("M5")
+            if expected is None or name not in reference.references:
+                continue
+            found = hashlib.md5(reference.fetch(name).upper().encode(), usedforsecurity=False).hexdigest()
+            if found != expected:
+                return str(
+                    _wrong_reference(
+                        source,
+                        f"contig {name!r} has other bases (M5 checksum {found}, in the CRAM's header {expected})",
+                    )
+                )
+    return None
+
+
+def _wrong_reference(source: SourceConfig, what: str) -> ValueError:
+    return ValueError(
+        f"{source.path}: {source.reference} is not the genome that its reads were aligned to: {what}. Give the right FASTA: data.sources[].reference"
+    )
+
+
+@contextmanager
+def _open_reference(source: SourceConfig) -> Iterator[pysam.FastaFile]:
+    path = source.reference
+    assert path is not None
+    if not path.is_file():
+        raise ValueError(f"{source.path}: its reference {path} is missing (data.sources[].reference)")
+    try:
+        reference = pysam.FastaFile(str(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: no index of the reference can be read or made ({error}). It must be plain or bgzip, not gzip; run `samtools faidx {path}`"
+        ) from None
+    with reference:
+        yield reference

@@ -1,4 +1,11 @@
-"""The folder of a token store: its files, and how a new one takes the place of an old one."""
+"""The folder of a token store: its files, and how a new one takes the place of an old one.
+
+manifest.json           config, versions, checksums and counts; its presence says that the store is whole
+index.parquet           a row per segment: where it came from, its split, where its tokens are
+places.npy              the numbers of the index that reading needs, memory-mapped
+tokenizer.json          the tokenizer, as Hugging Face tools load it (tokenizer_config.json beside it)
+shards/NAME.*           the base layer of each source (module ``shard``), and its tokens when a token is not a base
+"""
 
 from __future__ import annotations
 
@@ -9,21 +16,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-FORMAT = 1
-TOKENS, INDEX, SOFTMASK, MANIFEST = FILES = ("tokens.bin", "index.tsv", "softmask.npy", "manifest.json")
-COLUMNS = ("source", "record", "start", "end", "strand", "split", "offset", "length", "aligned", "mapq")
+FORMAT = 2
+MANIFEST, INDEX, PLACES, SHARDS = "manifest.json", "index.parquet", "places.npy", "shards"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+FILES = (MANIFEST, INDEX, PLACES, TOKENIZER, TOKENIZER_CONFIG)
+_OLDER = ("tokens.bin", "index.tsv", "softmask.npy")  # format 1
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A fresh sibling folder that takes the place of ``out`` when the block ends without an error.
+def writing(out: Path) -> Iterator[tuple[Path, Path | None]]:
+    """A hidden sibling folder that takes the place of ``out`` when the block ends without an error.
 
-    What a killed process left behind is cleared by the next one; a lock on the folder keeps two from writing at once.
+    Yields the folder to write, and the store that is there already, if any. What a killed or failed process left in the
+    hidden folder is still there for the next one, which decides what of it is whole. A lock keeps two from writing at
+    once.
+
+    Raises
+    ------
+    ValueError
+        ``out`` holds something else, or another process is writing it.
     """
     out = Path(os.path.abspath(out))
     if out.exists():
+        known = {*FILES, *_OLDER, SHARDS}
         foreign = (
-            sorted(p.name for p in out.iterdir() if p.name not in FILES and not p.name.startswith(".snakemake"))
+            sorted(p.name for p in out.iterdir() if p.name not in known and not p.name.startswith(".snakemake"))
             if out.is_dir()
             else [out.name]
         )
@@ -33,22 +50,29 @@ def replacing(out: Path) -> Iterator[Path]:
             )
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if partial.exists() and not _unlocked(partial):
-        raise ValueError(f"{out}: another process is writing this token store. Wait for it, or stop it")
-    shutil.rmtree(partial, ignore_errors=True)
-    if old.exists():  # killed between the two renames below: the old store goes back, or is no longer needed
-        if out.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(out)
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield partial
-        for name in FILES:
-            with (partial / name).open("rb") as handle:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another process is writing this token store. Wait for it, or stop it") from None
+        except OSError:  # a file system without locks, as on some clusters
+            pass
+        if old.exists():  # killed between the two renames below: the old store goes back, or is no longer needed
+            if out.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(out)
+        (partial / SHARDS).mkdir(exist_ok=True)
+        try:
+            yield partial, out if (out / MANIFEST).is_file() else None
+        except BaseException:
+            if not any((partial / SHARDS).glob("*.json")):  # nothing that the next attempt could go on from
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        for path in [partial / name for name in FILES] + sorted((partial / SHARDS).iterdir()):
+            with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         if out.exists():
             out.rename(old)
@@ -56,17 +80,10 @@ def replacing(out: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         os.close(lock)
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unlocked(folder: Path) -> bool:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks, as on some clusters
-        return True
-    finally:
-        os.close(handle)
+def discard(out: Path) -> None:
+    """Remove what a failed attempt left, such as to make room on a full disk."""
+    out = Path(os.path.abspath(out))
+    with suppress(OSError):
+        shutil.rmtree(out.with_name(f".{out.name}.partial"))

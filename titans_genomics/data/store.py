@@ -1,28 +1,29 @@
-"""The token store: a folder that holds every base of a run's sources as one byte, and where each came from.
+"""The token store: a folder that holds what a run reads, and where each token came from.
 
-    tokens.bin      uint8; the segments of one source and split lie side by side, an EOS token after each
-    index.tsv       one line per segment: where it came from (0-based half-open) and where its tokens are
-    softmask.npy    int64 (intervals, 2): soft-masked stretches in token coordinates, sorted
-    manifest.json   config, versions, checksums and counts; its presence says that the store is whole
-
-``tokenize`` (module ``writer``) writes it; here is what reads it.
+``tokenize`` (module ``writer``) writes it, module ``folder`` names its files; here is what reads it. Opening one costs
+milliseconds and no memory to speak of, however large it is: tokens and places are memory-mapped, the index is read
+in pieces when it is asked for.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from titans_genomics.data.folder import COLUMNS, FILES, FORMAT, INDEX, MANIFEST, SOFTMASK, TOKENS
+from titans_genomics.data.folder import FILES, FORMAT, INDEX, MANIFEST, PLACES, SHARDS, TOKENIZER
+from titans_genomics.data.gather import gather, gather_mask
+from titans_genomics.data.shard import TOKENS, Shard, shard_path
 from titans_genomics.data.splits import SPLITS
+from titans_genomics.data.tokenizers import Tokenizer, load_tokenizer
 from titans_genomics.data.writer import tokenize
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
 
 __all__ = ["Locus", "Run", "Segment", "SegmentIndex", "TokenStore", "tokenize"]
 
@@ -30,9 +31,9 @@ __all__ = ["Locus", "Run", "Segment", "SegmentIndex", "TokenStore", "tokenize"]
 class Segment(NamedTuple):
     """A stretch of one contig, or a read, in one split.
 
-    ``start`` and ``end`` are positions in the record (contig, or read as sequenced), 0-based half-open; its tokens
-    are ``tokens[offset : offset + length]``, and EOS stands at ``offset + length``. ``aligned`` is the locus
-    (``contig:start-end``) of an aligned read, else None, ``mapq`` its mapping quality.
+    ``start`` and ``end`` are positions in the record (contig, or read as stored), 0-based half-open; ``length`` is that
+    in tokens. ``contig``, ``aligned_start``, ``aligned_end`` (0-based half-open) and ``mapq`` say where an aligned read
+    lies, else they are None. Behind a ``joined`` segment there is no EOS.
     """
 
     source: str
@@ -41,91 +42,133 @@ class Segment(NamedTuple):
     end: int
     strand: str
     split: str
-    offset: int
     length: int
-    aligned: str | None
+    joined: bool
+    contig: str | None
+    aligned_start: int | None
+    aligned_end: int | None
     mapq: int | None
 
 
 class SegmentIndex(Sequence[Segment]):
-    """The lines of index.tsv in token order, kept as columns so that millions of reads fit in memory."""
+    """The rows of index.parquet, read a group of rows at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.sources: list[str] = []
-        self.records: list[str] = []
-        self.aligned: list[str | None] = []
-        numbers = {name: array("q") for name in ("source", "start", "split", "offset", "length", "minus", "mapq")}
-        known: dict[str, int] = {}
-        with path.open(newline="", encoding="utf-8") as handle:
-            lines = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if tuple(next(lines, ())) != COLUMNS:
-                raise ValueError(f"{path}: not the index of a token store of this version. Tokenise again")
-            for source, record, start, _end, strand, split, offset, length, aligned, mapq in lines:
-                if source not in known:
-                    known[source] = len(known)
-                    self.sources.append(source)
-                self.records.append(record)
-                self.aligned.append(None if aligned == "." else aligned)
-                row = (
-                    known[source],
-                    int(start),
-                    SPLITS.index(split),
-                    int(offset),
-                    int(length),
-                    strand == "-",
-                    -1 if mapq == "." else int(mapq),
-                )
-                for column, value in zip(numbers.values(), row, strict=True):
-                    column.append(value)
-        columns = {
-            name: np.frombuffer(column, dtype=np.int64) if column else np.zeros(0, np.int64)
-            for name, column in numbers.items()
-        }
-        self.source, self.start, self.split = columns["source"], columns["start"], columns["split"]
-        self.offset, self.length, self.minus, self.mapq = (
-            columns["offset"],
-            columns["length"],
-            columns["minus"],
-            columns["mapq"],
-        )
+        self.path = path
+        self._group: tuple[int, list[dict[str, Any]]] = (-1, [])
+
+    @cached_property
+    def _file(self) -> pyarrow.parquet.ParquetFile:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.path, memory_map=True)
+
+    @cached_property
+    def _firsts(self) -> np.ndarray:
+        meta = self._file.metadata
+        return np.cumsum([0, *(meta.row_group(g).num_rows for g in range(meta.num_row_groups))])
 
     def __len__(self) -> int:
-        return len(self.records)
+        return self._file.metadata.num_rows
 
     def __getitem__(self, i: int) -> Segment:  # type: ignore[override]
-        start, length, mapq = int(self.start[i]), int(self.length[i]), int(self.mapq[i])
-        return Segment(
-            source=self.sources[self.source[i]],
-            record=self.records[i],
-            start=start,
-            end=start + length,
-            strand="-" if self.minus[i] else "+",
-            split=SPLITS[self.split[i]],
-            offset=int(self.offset[i]),
-            length=length,
-            aligned=self.aligned[i],
-            mapq=None if mapq < 0 else mapq,
-        )
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        group = int(np.searchsorted(self._firsts, i, side="right")) - 1
+        if self._group[0] != group:
+            self._group = (group, self._file.read_row_group(group).to_pylist())
+        return Segment(**self._group[1][i - int(self._firsts[group])])
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[i] for i in range(len(self)))
 
 
-class Run(NamedTuple):
-    """All tokens of one source and split: ``tokens[start:stop]``, EOS after every segment included."""
-
-    source: str
-    start: int
-    stop: int
-
-
 class Locus(NamedTuple):
-    """Where a token came from; ``position`` counts from 0 within the record."""
+    """Where a token came from; ``position`` counts bases from 0 within the record, ``bases`` is how many it stands for."""
 
     source: str
     record: str
     position: int
+    bases: int
     strand: str
+
+
+class Run:
+    """All tokens of one source and split, segment after segment, EOS between them: what windows are cut from.
+
+    Attributes
+    ----------
+    source, split : str
+    segments : range
+        Its rows of the index.
+    places : numpy.ndarray
+        int64, (segments, 4): offset in the shard's tokens, length, place in the run, joined; memory-mapped.
+    """
+
+    def __init__(self, store: TokenStore, source: str, split: str, first: int, last: int, tokens: int) -> None:
+        self.store, self.source, self.split, self._tokens = store, source, split, tokens
+        self.segments = range(first, last)
+        self.places = store.places[first:last]
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        start, stop, step = places.indices(len(self))
+        return self.read(start, max(start, stop))[::step]
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Tokens from each of ``starts`` (int64, (n,)) on: shape (n, length), of the store's dtype."""
+        starts = self._checked(starts, length)
+        out = np.empty((len(starts), length), dtype=self.store.tokenizer.dtype)
+        gather(self.store.tokens(self.source), self.places, self.store.tokenizer.eos, starts, out)
+        return out
+
+    def soft_masked(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Which tokens of the same windows are soft-masked: bool, shape (n, length). One base per token only."""
+        if self.store.tokenizer.kind != "nucleotide":
+            raise ValueError(
+                f"{self.store.path}: soft-masking is known per base; its tokens are {self.store.tokenizer.kind}"
+            )
+        starts = self._checked(starts, length)
+        out = np.empty((len(starts), length), dtype=bool)
+        gather_mask(self.store.shard(self.source).softmask, self.places, starts, out)
+        return out
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens ``start`` to ``stop`` of the run: shape (stop - start,)."""
+        return self.windows(np.array([start]), stop - start)[0]
+
+    def pieces(self, size: int = 1 << 22) -> Iterator[np.ndarray]:
+        """The whole run, ``size`` tokens at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
+
+    def segment_at(self, place: int) -> tuple[Segment, int]:
+        """The segment that holds a token (or whose EOS it is), and the token's number within it."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"token {place} of {len(self)}")
+        own = int(np.searchsorted(self.places[:, 2], place, side="right")) - 1
+        return self.store.index[self.segments[own]], place - int(self.places[own, 2])
+
+    def locate(self, place: int) -> Locus:
+        """Where a token came from. EOS stands for no base, at the position after its segment.
+
+        For a read the position is that in the read as stored; its strand is that of its alignment.
+        """
+        segment, number = self.segment_at(place)
+        if number == segment.length:
+            return Locus(segment.source, segment.record, segment.end, 0, segment.strand)
+        tokens = self.read(place - number, place - number + segment.length)
+        start = int(self.store.tokenizer.starts(tokens)[number])
+        bases = int(self.store.tokenizer.bases[tokens[number]])
+        return Locus(segment.source, segment.record, segment.start + start, bases, segment.strand)
+
+    def _checked(self, starts: np.ndarray, length: int) -> np.ndarray:
+        starts = np.ascontiguousarray(starts, dtype=np.int64)
+        if len(starts) and not (starts.min() >= 0 and starts.max() + length <= len(self)):
+            raise IndexError(f"window of {length} tokens outside the {len(self)} of the run")
+        return starts
 
 
 class TokenStore:
@@ -138,10 +181,10 @@ class TokenStore:
 
     Attributes
     ----------
-    tokens : numpy.memmap
-        uint8, shape (tokens,), read-only; offsets into it are int64.
     manifest : dict
         The contents of manifest.json.
+    places : numpy.ndarray
+        int64, shape (segments, 4), memory-mapped; see `Run`.
 
     Raises
     ------
@@ -155,6 +198,10 @@ class TokenStore:
         self.path = Path(path)
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: no token store there. Run `titans-genomics tokenize` first")
+        if (self.path / "tokens.bin").is_file():
+            raise ValueError(
+                f"{self.path}: token store of format 1, this version reads {FORMAT}. Run `titans-genomics tokenize` again"
+            )
         absent = [name for name in FILES if not (self.path / name).is_file()]
         if absent:
             raise ValueError(
@@ -162,39 +209,63 @@ class TokenStore:
             )
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            form, size = self.manifest["format"], self.manifest["tokens"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            form, sizes = self.manifest["format"], self.manifest["files"]
+        except (ValueError, KeyError, TypeError):
             raise ValueError(f"{self.path / MANIFEST}: damaged. Run `titans-genomics tokenize` again") from None
         if form != FORMAT:
             raise ValueError(
                 f"{self.path}: token store of format {form}, this version reads {FORMAT}. Run `titans-genomics tokenize` again"
             )
-        found = (self.path / TOKENS).stat().st_size
-        if found != size:
-            raise ValueError(
-                f"{self.path / TOKENS}: {found:,} bytes, the manifest says {size:,}. Run `titans-genomics tokenize` again"
-            )
-        self.tokens: np.memmap = np.memmap(self.path / TOKENS, dtype=np.uint8, mode="r")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+        for name, size in sizes.items():
+            own = self.path / name
+            found = own.stat().st_size if own.is_file() else 0
+            if found != size:
+                raise ValueError(
+                    f"{own}: {found:,} bytes, the manifest says {size:,}: cut short or changed. Run `titans-genomics tokenize` again"
+                )
+        self._shards: dict[str, Shard] = {}
+        self._tokens: dict[str, np.ndarray] = {}
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
         return TokenStore, (self.path,)  # data loader workers open the files again instead of copying the tokens
 
     @cached_property
-    def index(self) -> SegmentIndex:
-        """The segments in token order."""
-        return SegmentIndex(self.path / INDEX)
+    def places(self) -> np.ndarray:
+        """See the class."""
+        return np.load(self.path / PLACES, mmap_mode="r")
 
     @cached_property
-    def softmask(self) -> np.ndarray:
-        """Soft-masked stretches: int64, shape (intervals, 2), token coordinates, sorted, half-open."""
-        return np.load(self.path / SOFTMASK, mmap_mode="r")
+    def tokenizer(self) -> Tokenizer:
+        """What a token is."""
+        return load_tokenizer(self.path / TOKENIZER)
+
+    @cached_property
+    def index(self) -> SegmentIndex:
+        """The segments, in the order of their runs."""
+        return SegmentIndex(self.path / INDEX)
+
+    def shard(self, source: str) -> Shard:
+        """The base layer of a source."""
+        if source not in self._shards:
+            self._shards[source] = Shard(self.path / SHARDS, source)
+        return self._shards[source]
+
+    def tokens(self, source: str) -> np.ndarray:
+        """All tokens of a source as they lie on disk, memory-mapped; ``places`` says what they are."""
+        if source not in self._tokens:
+            if self.tokenizer.kind in ("nucleotide", "byte"):
+                self._tokens[source] = self.shard(source).codes
+            else:
+                path = shard_path(self.path / SHARDS, source, TOKENS)
+                empty = path.stat().st_size == 0
+                self._tokens[source] = (
+                    np.zeros(0, self.tokenizer.dtype) if empty else np.memmap(path, self.tokenizer.dtype, mode="r")
+                )
+        return self._tokens[source]
 
     @property
     def sha256(self) -> str:
-        """Checksum of the tokens and the index; models keep it to say what they were trained on."""
+        """Checksum of the inputs, the settings and the index; models keep it to say what they were trained on."""
         return self.manifest["sha256"]
 
     @property
@@ -207,38 +278,19 @@ class TokenStore:
         return next(entry["weight"] for entry in self.manifest["sources"] if entry["name"] == source)
 
     def runs(self, split: str, source: str | None = None) -> list[Run]:
-        """The contiguous token range of ``split`` (``train``, ``validation``, ``test``) in each source that has one."""
+        """The run of ``split`` (``train``, ``validation``, ``test``) in each source that has one."""
         if split not in SPLITS:
             raise ValueError(f"split {split!r}: one of {', '.join(SPLITS)}")
         if source is not None and source not in self.sources:
             raise ValueError(f"{self.path}: no source {source!r}; there are {', '.join(self.sources)}")
         return [
-            Run(run["source"], run["start"], run["stop"])
-            for run in self.manifest["runs"]
-            if run["split"] == split and source in (None, run["source"])
+            Run(self, **entry)
+            for entry in self.manifest["runs"]
+            if entry["split"] == split and source in (None, entry["source"])
         ]
 
-    def segment_at(self, token_offset: int) -> Segment:
-        """The segment that holds a token (or whose EOS it is). Raises IndexError outside the store."""
-        if not 0 <= token_offset < len(self):
-            raise IndexError(f"token {token_offset} of {len(self)}")
-        return self.index[int(np.searchsorted(self.index.offset, token_offset, side="right")) - 1]
-
-    def locate(self, token_offset: int) -> Locus:
-        """Where a token came from: source, record, 0-based position in the record, strand.
-
-        For a read the position is that in the read as sequenced; its strand is that of its alignment
-        (``segment_at`` also gives the aligned locus). The EOS token gets the position after its segment.
-        """
-        segment = self.segment_at(token_offset)
-        return Locus(segment.source, segment.record, segment.start + token_offset - segment.offset, segment.strand)
-
-    def soft_masked(self, start: int, stop: int) -> np.ndarray:
-        """Which of ``tokens[start:stop]`` are soft-masked: bool, shape (stop - start,)."""
-        mask = np.zeros(stop - start, dtype=bool)
-        first = int(np.searchsorted(self.softmask[:, 1], start, side="right"))
-        for low, high in self.softmask[first:]:
-            if low >= stop:
-                break
-            mask[max(low - start, 0) : high - start] = True
-        return mask
+    def documents(self, split: str, source: str) -> Iterator[np.ndarray]:
+        """The segments of a run one by one, as tokens; joined ones separately."""
+        for run in self.runs(split, source):
+            for _, length, place, _ in run.places:
+                yield run.read(int(place), int(place + length))

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from titans_genomics.data.alphabet import reverse_complement as other_strand
-
 if TYPE_CHECKING:
     from titans_genomics.data.store import Run, TokenStore
+
+
+MASKED = 1 << 32
+"""Added to soft-masked tokens of training windows when the loss weighs them otherwise."""
 
 
 class TrainWindows(Dataset[torch.Tensor]):
@@ -19,9 +21,10 @@ class TrainWindows(Dataset[torch.Tensor]):
 
     With ``carry`` = n, items n j ... n j + n - 1 follow one another: they are the parts of one long stretch.
 
-    A source is drawn with probability proportional to its weight times its training tokens, then a start anywhere
-    in its run, then the strand. Windows may span the end of a segment (an EOS token stands there). Because items do
-    not depend on what was drawn before, a resumed run goes on with item number ``steps done x batch size``.
+    A source is drawn with probability proportional to its weight times its training tokens to the power 1 /
+    temperature, then a start anywhere in its run, then the strand. Windows may span the end of a segment (an EOS token
+    stands there). Because items do not depend on what was drawn before, a resumed run goes on with item number
+    ``steps done x batch size``, for any number of workers and ranks.
 
     Parameters
     ----------
@@ -37,11 +40,16 @@ class TrainWindows(Dataset[torch.Tensor]):
         Length of the dataset, windows. Any number will do: windows are drawn with replacement.
     carry
         Windows that follow one another.
+    temperature
+        Above 1 small sources are drawn more often than their size asks for.
+    mark_soft_masked
+        Add `MASKED` to soft-masked tokens.
 
     Raises
     ------
     ValueError
-        No training run is as long as one window, or as ``carry`` windows.
+        No training run is as long as one window, or as ``carry`` windows; soft-masked tokens are to be marked and a
+        token is not a base.
     """
 
     def __init__(
@@ -52,12 +60,20 @@ class TrainWindows(Dataset[torch.Tensor]):
         reverse_complement: float = 0.0,
         count: int = 2**40,
         carry: int = 1,
+        temperature: float = 1.0,
+        mark_soft_masked: bool = False,
     ) -> None:
         self.store, self.context, self.seed, self.count = store, context, seed, count
-        self.reverse_complement = reverse_complement
+        self.reverse_complement, self.mark_soft_masked = reverse_complement, mark_soft_masked
         self.carry, self.stretch = carry, carry * context
         self.runs = _fitting(store, "train", self.stretch)
-        weights = np.array([store.weight(run.source) * (run.stop - run.start) for run in self.runs])
+        if reverse_complement and store.tokenizer.text:
+            raise ValueError(f"{store.path}: text has no other strand. Set train.reverse_complement to 0")
+        if mark_soft_masked and store.tokenizer.kind != "nucleotide":
+            raise ValueError(
+                f"train.soft_mask_weight needs one token per base, {store.path} has {store.tokenizer.kind} tokens. Set it to 1"
+            )
+        weights = np.array([store.weight(run.source) * len(run) ** (1 / temperature) for run in self.runs])
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def __len__(self) -> int:
@@ -70,11 +86,29 @@ class TrainWindows(Dataset[torch.Tensor]):
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i // self.carry]))
         which, turn = rng.random(2)
         run = self.runs[int(np.searchsorted(self._cumulative[:-1], which, side="right"))]
-        start = int(rng.integers(run.start, run.stop - self.stretch))
+        start = int(rng.integers(0, len(run) - self.stretch))
         turned, part = turn < self.reverse_complement, i % self.carry
         start += self.context * (self.carry - 1 - part if turned else part)
-        window = np.array(self.store.tokens[start : start + self.context + 1], dtype=np.int64)
-        return torch.from_numpy(other_strand(window) if turned else window)
+        size = self.context + 1
+        window = (_turned(run, start, size) if turned else run.read(start, start + size)).astype(np.int64)
+        if self.mark_soft_masked:
+            masked = run.soft_masked(np.array([start]), size)[0]
+            window[masked[::-1] if turned else masked] += MASKED
+        return torch.from_numpy(window)
+
+
+def _turned(run: Run, start: int, size: int) -> np.ndarray:
+    """The other strand of a window of ``size`` tokens: exactly so many, also where turning changes their number."""
+    tokenizer = run.store.tokenizer
+    before = min(tokenizer.context, start)
+    window = run.read(start - before, start + size)
+    missing = np.full(tokenizer.context - before, tokenizer.pad, dtype=window.dtype)
+    turned = tokenizer.turned(np.concatenate([missing, window]))
+    more = size
+    while len(turned) < size and start + more < len(run):  # pieces of another strand are cut elsewhere
+        more = min(more + size // 8 + 8, len(run) - start)
+        turned = tokenizer.turned(run.read(start, start + more))
+    return turned[:size] if len(turned) >= size else window[-size:]
 
 
 class HeldOutWindows(Dataset[torch.Tensor]):
@@ -104,14 +138,14 @@ class HeldOutWindows(Dataset[torch.Tensor]):
     def __init__(self, store: TokenStore, split: str, context: int, count: int, source: str | None = None) -> None:
         self.store, self.context = store, context
         self.runs = _fitting(store, split, context, source)
-        places = np.array([run.stop - run.start - context for run in self.runs])
+        places = np.array([len(run) - context for run in self.runs])
         ends = np.cumsum(places)
         total = int(ends[-1])
         size = min(count, total)
         picks = np.arange(size) * (total - 1) // max(size - 1, 1)
         which = np.searchsorted(ends, picks, side="right")
-        firsts = np.array([run.start for run in self.runs])
-        self.starts: np.ndarray = firsts[which] + picks - (ends - places)[which]
+        self.which = which
+        self.starts: np.ndarray = picks - (ends - places)[which]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -119,7 +153,8 @@ class HeldOutWindows(Dataset[torch.Tensor]):
     def __getitem__(self, i: int) -> torch.Tensor:
         """Window ``i``: int64, shape (context + 1,)."""
         start = int(self.starts[i])
-        return torch.from_numpy(np.array(self.store.tokens[start : start + self.context + 1], dtype=np.int64))
+        window = self.runs[int(self.which[i])].read(start, start + self.context + 1)
+        return torch.from_numpy(window.astype(np.int64))
 
 
 def _fitting(store: TokenStore, split: str, context: int, source: str | None = None) -> list[Run]:
@@ -133,9 +168,9 @@ def _fitting(store: TokenStore, split: str, context: int, source: str | None = N
             if split != "train"
             else f"{store.path}: nothing to train on"
         )
-    fitting = [run for run in runs if run.stop - run.start > context]
+    fitting = [run for run in runs if len(run) > context]
     if not fitting:
-        longest = max(run.stop - run.start for run in runs)
+        longest = max(len(run) for run in runs)
         raise ValueError(
             f"{store.path}: the {split} split has at most {longest:,} tokens side by side, a window needs {context + 1:,} (train.context x train.carry, and one). Lower train.context to {longest - 1} or less, or add sequence"
         )

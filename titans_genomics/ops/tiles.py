@@ -10,15 +10,15 @@ the callers pad with zeros.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from titans_genomics import compiling
 
 PAD = 16
 """Rows and columns of every matrix are a multiple of this."""
@@ -39,27 +39,13 @@ ROWS = 8
 BLOCK = max(LANES, ROWS)
 """Triangles are computed, and must be masked, in blocks of so many rows and columns along the diagonal."""
 
-SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # of what the kernels of other files call
-
 
 def compiled(fastmath: set[str]) -> Callable[[Callable], Callable]:
-    """A decorator: Numba without Python objects and without the interpreter's lock, kept compiled on disk where that can be.
+    """A decorator for kernels that call what is in this file.
 
     Division by zero gives infinity, as in PyTorch: a check for it would keep loops from becoming vectors.
     """
-
-    def decorate(function: Callable) -> Callable:
-        options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-        try:
-            kept = njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder to write to: compiled again in every process
-            return njit(**options)(function)
-        # Numba looks at the file of a function only, not at this one, whose functions it calls
-        file = kept._cache._cache_file
-        file._source_stamp = (file._source_stamp, SOURCE)
-        return kept
-
-    return decorate
+    return compiling.compiled(calls=[__file__], error_model="numpy", fastmath=fastmath)
 
 
 kernel = compiled({"contract", "nsz"})

@@ -99,7 +99,8 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
     evaluated, downstream = metrics["evaluate"], metrics["downstream"]
     main = next(iter(evaluated["sources"].values()))
-    references = {"uniform": 2.0}
+    guessing = main["uniform"]["bits_per_base"]
+    references = {"uniform": guessing}
     learned = [source["name"] for source in metrics["data"]["sources"] if source["weight"]]
     if (
         len(learned) == 1 and learned[0] in evaluated["sources"]
@@ -109,7 +110,7 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         "curves": plots.curves(curves, references),
         "optimisation": plots.optimisation(curves),
         "gates": plots.gates(curves["titans"]),
-        "bars": plots.bars(tables.bar_groups(evaluated)),
+        "bars": plots.bars(tables.bar_groups(evaluated), guessing),
         "context": plots.context(tables.context_lines(main), evaluated["train_context"]),
         "scores": plots.scores(tables.score_points(downstream)) if downstream else None,
     }

@@ -134,8 +134,8 @@ def gates(rows: list[dict[str, float]]) -> str | None:
         return svg(figure, "gates", "Gates and surprise per layer over training")
 
 
-def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]]) -> str:
-    """Held-out bits per base. Bars hang from the uniform 2 bits: the longer, the more the model knows.
+def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]], guessing: float) -> str:
+    """Held-out bits per base. Bars hang from the bits of ``guessing``, 2: the longer, the more the model knows.
 
     Parameters
     ----------
@@ -152,31 +152,31 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
             height_ratios=[len(entries) + 0.4 for entries in groups.values()],
         )
         for ax, (source, entries) in zip(axes[:, 0], groups.items(), strict=True):
-            _hanging_bars(ax, entries)
+            _hanging_bars(ax, entries, guessing)
             if len(groups) > 1:
                 ax.set_title(source, fontweight="bold")
-        axes[-1, 0].set_xlabel("bits per base; 2 is guessing, the further left the better")
+        axes[-1, 0].set_xlabel(f"bits per base; {guessing:g} is guessing, the further left the better")
         return svg(figure, "bars", "Held-out bits per base of each model")
 
 
-def _hanging_bars(ax: Axes, entries: list[tuple[str, str, float, tuple[float, float] | None]]) -> None:
-    """Horizontal bars from 2 to the bits of each entry, with intervals and values."""
-    lowest = highest = 2.0
+def _hanging_bars(ax: Axes, entries: list[tuple[str, str, float, tuple[float, float] | None]], guessing: float) -> None:
+    """Horizontal bars from ``guessing`` to the bits of each entry, with intervals and values."""
+    lowest = highest = guessing
     for y, (_, kind, bits, interval) in enumerate(entries):
-        ax.barh(y, 2 - bits, left=bits, color=COLOURS[kind], height=0.72)
+        ax.barh(y, guessing - bits, left=bits, color=COLOURS[kind], height=0.72)
         low, high = interval or (bits, bits)
         ax.plot((low, high), [y, y], color=INK, linewidth=1.2)
-        place, side, align = (low, -6, "right") if bits <= 2 else (high, 6, "left")
+        place, side, align = (low, -6, "right") if bits <= guessing else (high, 6, "left")
         ax.annotate(f"{bits:.4f}", (place, y), (side, 0), textcoords="offset points", ha=align, va="center")
         lowest, highest = min(lowest, low), max(highest, high)
     room = 0.16 * max(highest - lowest, 0.01)
-    ax.set_xlim(lowest - room if lowest < 2 else 2, highest + room if highest > 2 else 2)
+    ax.set_xlim(lowest - room if lowest < guessing else guessing, highest + room if highest > guessing else guessing)
     ax.set_ylim(len(entries) - 0.5, -0.5)
     ax.set_yticks(range(len(entries)), [label for label, *_ in entries])
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
-    ax.axvline(2, color=INK, linewidth=1)
+    ax.axvline(guessing, color=INK, linewidth=1)
 
 
 def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None) -> str:

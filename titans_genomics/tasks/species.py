@@ -22,11 +22,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from titans_genomics.config import Config, DownstreamConfig, SourceConfig, SpeciesConfig
-from titans_genomics.data.alphabet import encode, reverse_complement
-from titans_genomics.data.readers import open_source
+from titans_genomics.data.alphabet import reverse_complement
+from titans_genomics.data.readers import read_records
 from titans_genomics.data.store import TokenStore
+from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.progress import Progress
-from titans_genomics.training import check_model, load_model, replacing, write_json
+from titans_genomics.training import check_model, load_model, replacing, with_vocabulary, write_json
 
 MOST_N = 0.1
 """Tiles with a larger share of N are left out."""
@@ -77,6 +78,7 @@ def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, An
     if not settings.species:
         raise ValueError("downstream.species is empty: name two or more classes")
     tokens = TokenStore(store)
+    config = with_vocabulary(config, tokens)
     name = check_model(config, tokens, Path(model))["class"]
     regions = [_regions(config, tokens, entry) for entry in settings.species]
     draws = [_draw(settings, regions, seed) for seed in settings.seeds]
@@ -84,9 +86,9 @@ def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, An
     device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     network = load_model(model, device)
     embeddings = []
-    with Progress(sum(d.tokens.size for d in draws), "tokens", "embedding sequences") as progress:
+    with Progress(sum(d.tokens.size for d in draws), "bases", "embedding sequences") as progress:
         for draw in draws:
-            embeddings.append(_embed(network, draw.tokens, settings.pooling, progress))
+            embeddings.append(_embed(network, tokens.tokenizer, draw.tokens, settings.pooling, progress))
     methods: dict[str, list[tuple[np.ndarray, float]]] = {name: [], "kmer": []}
     with Progress(2 * len(draws), "probes", "fitting linear probes") as progress:
         for draw, embedding in zip(draws, embeddings, strict=True):
@@ -127,19 +129,16 @@ def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, An
 
 
 def _stretches(config: Config, store: TokenStore, entry: SpeciesConfig) -> Iterator[np.ndarray]:
-    """The contigs or reads of a class as tokens; those of a source are its test split."""
+    """The contigs or reads of a class as base codes; those of a source are its test split."""
     if entry.source is not None:
-        for segment in store.index:
-            if segment.source == entry.source and segment.split == "test":
-                yield np.asarray(store.tokens[segment.offset : segment.offset + segment.length])
+        for tokens in store.documents("test", entry.source):
+            yield store.tokenizer.decode(tokens)
         return
     assert entry.path is not None
-    rng = np.random.default_rng(config.seed)
-    for record in open_source(SourceConfig(path=entry.path, species=entry.species), config.data):
-        try:
-            yield encode(record.sequence, config.data.iupac, config.data.soft_mask, rng)
-        except ValueError as error:
-            raise ValueError(f"{entry.path}: {record.name}: {error}") from None
+    source = SourceConfig(path=entry.path, species=entry.species)
+    for _, codes in read_records(source, config.data, config.seed):
+        if len(codes) >= config.data.min_contig:
+            yield codes
 
 
 def _regions(config: Config, store: TokenStore, entry: SpeciesConfig) -> list[np.ndarray]:
@@ -196,19 +195,27 @@ def _tiles(region: np.ndarray, length: int, rng: np.random.Generator) -> list[np
 # ------------------------------------------------------------------------------------------- features
 
 
-def _embed(model: Any, tokens: np.ndarray, pooling: str, progress: Progress) -> np.ndarray:
-    """One vector per sequence, (sequences, D) float32: the mean of the final hidden states, or the last of them."""
+def _embed(model: Any, tokenizer: Tokenizer, sequences: np.ndarray, pooling: str, progress: Progress) -> np.ndarray:
+    """One vector per sequence, (sequences, D) float32: the mean of the final hidden states, or the last of them.
+
+    ``sequences``: base codes, (sequences, length) uint8. Those of as many tokens are read together.
+    """
     device = next(model.parameters()).device
-    batch = max(1, BATCH_TOKENS // tokens.shape[1])
-    vectors = []
+    encoded = [tokenizer.encode(sequence) for sequence in sequences]
+    sizes = np.array([len(tokens) for tokens in encoded])
+    vectors: dict[int, np.ndarray] = {}
     with torch.inference_mode():
-        for first in range(0, len(tokens), batch):
-            piece = torch.from_numpy(tokens[first : first + batch].astype(np.int64)).to(device)
-            hidden, _ = model.embed(piece)
-            pooled = hidden.mean(1) if pooling == "mean" else hidden[:, -1]
-            vectors.append(pooled.float().cpu().numpy())
-            progress.update(piece.numel())
-    return np.concatenate(vectors)
+        for size in np.unique(sizes).tolist():
+            rows = np.flatnonzero(sizes == size).tolist()
+            batch = max(1, BATCH_TOKENS // size)
+            for first in range(0, len(rows), batch):
+                own = rows[first : first + batch]
+                piece = torch.from_numpy(np.stack([encoded[row] for row in own]).astype(np.int64)).to(device)
+                hidden, _ = model.embed(piece)
+                pooled = hidden.mean(1) if pooling == "mean" else hidden[:, -1]
+                vectors.update(zip(own, pooled.float().cpu().numpy(), strict=True))
+                progress.update(len(own) * sequences.shape[1])
+    return np.stack([vectors[row] for row in range(len(encoded))])
 
 
 def kmers(tokens: np.ndarray, k: int) -> np.ndarray:

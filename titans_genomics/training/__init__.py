@@ -1,8 +1,16 @@
 """Next-token training with Lightning: one function to train, one to load what was trained."""
 
-from titans_genomics.training.export import build_model, check_model, load_model, model_config, replacing, write_json
+from titans_genomics.training.export import (
+    build_model,
+    check_model,
+    load_model,
+    model_config,
+    replacing,
+    with_vocabulary,
+    write_json,
+)
 from titans_genomics.training.fit import train
-from titans_genomics.training.module import NextToken, next_token_nll
+from titans_genomics.training.module import NextToken, next_token_nll, scored_bases
 
 __all__ = [
     "NextToken",
@@ -12,6 +20,8 @@ __all__ = [
     "model_config",
     "next_token_nll",
     "replacing",
+    "scored_bases",
     "train",
+    "with_vocabulary",
     "write_json",
 ]

@@ -29,6 +29,19 @@ def model_config(config: Config, name: ModelName) -> TitansConfig:
     return config.model if name == "titans" else config.model.model_copy(update={"window": config.train.context})
 
 
+def with_vocabulary(config: Config, store: TokenStore) -> Config:
+    """The config with the vocabulary of a store's tokenizer.
+
+    Raises ValueError when ``model.vocab_size`` asks for another one than that, or than the default.
+    """
+    size, wanted = store.tokenizer.vocab_size, config.model.vocab_size
+    if wanted not in (size, TitansConfig.model_fields["vocab_size"].default):
+        raise ValueError(
+            f"model.vocab_size is {wanted}, the tokens of {store.path} are {size:,}. Leave it out of the config"
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
+
+
 def build_model(name: str, config: TitansConfig) -> Any:
     """A new model with fresh weights."""
     return MODELS[name](config)

@@ -29,7 +29,14 @@ from titans_genomics.config import Config, TrainConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.windows import HeldOutWindows, TrainWindows
 from titans_genomics.progress import Progress
-from titans_genomics.training.export import ModelName, build_model, model_config, save_model, write_json
+from titans_genomics.training.export import (
+    ModelName,
+    build_model,
+    model_config,
+    save_model,
+    with_vocabulary,
+    write_json,
+)
 from titans_genomics.training.logs import Metrics, Wandb, hardware, say
 from titans_genomics.training.module import NextToken, learning_rate
 
@@ -75,8 +82,18 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
     store, out = Path(store), Path(out)
     trainer_settings = _devices(config)
     tokens = TokenStore(store)
+    config = with_vocabulary(config, tokens)
     context, carry = config.train.context, config.train.carry
-    windows = TrainWindows(tokens, context, config.seed, config.train.reverse_complement, carry=carry)
+    settings = config.train
+    windows = TrainWindows(
+        tokens,
+        context,
+        config.seed,
+        settings.reverse_complement,
+        carry=carry,
+        temperature=settings.temperature,
+        mark_soft_masked=settings.soft_mask_weight < 1,
+    )
     held_out = HeldOutWindows(tokens, "validation", context * carry, -(-config.train.validation_windows // carry))
     identity = _identity(config, tokens, model)
     last = out / "last.ckpt"
@@ -93,6 +110,7 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
 
     L.seed_everything(config.seed, verbose=False)
     module = NextToken(config.model_dump(mode="json"), model)
+    module.read_tokens_of(tokens.tokenizer)
     module.windows, module.identity = windows, identity
     step = state["step"] if state else 0
     if trainer_settings["accelerator"] == "cpu":

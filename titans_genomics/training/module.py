@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -18,16 +19,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from titans_genomics.config import TrainConfig, parse_config
+from titans_genomics.data.alphabet import EOS
+from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.data.windows import MASKED
 from titans_genomics.training.export import ModelName, build_model, model_config
 from titans_genomics.training.logs import say
 
-BASES = 4
-"""Token ids below this are A, C, G and T, the targets that are scored."""
+BASES = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+"""Bases that each token stands for where it is scored: of nucleotides A, C, G and T are."""
 
 
-def next_token_nll(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, natural log, (B, T) float32; 0 where the target is not A, C, G or T."""
-    targets = targets_BT.masked_fill(targets_BT >= BASES, -100)
+def scored_bases(tokenizer: Tokenizer) -> Tensor:
+    """Bases (bytes of text) that each token of a vocabulary newly stands for, 0 for those that are not scored: (V,) float32."""
+    return torch.from_numpy(np.where(tokenizer.scored, tokenizer.bases, 0)).float()
+
+
+def next_token_nll(logits_BTV: Tensor, targets_BT: Tensor, bases_V: Tensor = BASES) -> Tensor:
+    """Negative log-likelihood of each target, natural log, (B, T) float32; 0 for targets that are not scored."""
+    targets = targets_BT.masked_fill(bases_V.to(targets_BT.device)[targets_BT] == 0, -100)
     return F.cross_entropy(logits_BTV.float().transpose(1, 2), targets, ignore_index=-100, reduction="none")
 
 
@@ -90,6 +99,9 @@ class NextToken(L.LightningModule):
         self.model.checkpoint_activations = config.train.checkpoint
         self.model.watch(config.train.watch)
         self.windows: Dataset[Tensor] | None = None
+        self.bases: Tensor
+        self.register_buffer("bases", BASES.clone(), persistent=False)
+        self.eos = EOS
         self.identity: dict[str, Any] = {}
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.best = math.inf
@@ -99,6 +111,11 @@ class NextToken(L.LightningModule):
         self._carried: dict[int, Any] = {}  # batch of an optimiser step -> the state after its windows
 
     # ------------------------------------------------------------------------------------------ data
+
+    def read_tokens_of(self, tokenizer: Tokenizer) -> None:
+        """From now on tokens are those of ``tokenizer``; without, they are nucleotides."""
+        self.bases = scored_bases(tokenizer).to(self.bases.device)
+        self.eos = tokenizer.eos
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from the present step on, (B, T + 1) int64."""
@@ -120,30 +137,37 @@ class NextToken(L.LightningModule):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V)."""
-        return self.model(tokens_BT)[0]
+        return self._read(tokens_BT, None)[0]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood per scored base, nats.
+        """Mean negative log-likelihood per scored token, nats; soft-masked ones weigh ``train.soft_mask_weight``.
 
-        With ``train.carry`` the state of the step before goes on, unless a new stretch of the genome begins.
+        With ``train.documents`` "reset" every document of a window is read with a memory of its own. With ``train.carry`` the state of the step before goes on, unless a new stretch of the genome begins.
 
         With ``train.piece`` the windows are read in pieces (truncated back-propagation): the state goes on, its history
         does not. All pieces but the last are differentiated here, the last by Lightning; their gradients add up.
         """
+        masked, batch = batch >= MASKED, batch % MASKED
         inputs, targets = batch[:, :-1], batch[:, 1:]
-        scored = (targets < BASES).sum().clamp(min=1)
-        pieces = zip(*(x.split(self.settings.piece or x.shape[1], dim=1) for x in (inputs, targets)), strict=True)
+        bases = self.bases[targets]
+        weights = (bases > 0).float()
+        if self.settings.soft_mask_weight < 1:
+            weights = torch.where(masked[:, 1:], self.settings.soft_mask_weight * weights, weights)
+        scored = weights.sum().clamp(min=1e-6)
+        piece = self.settings.piece or inputs.shape[1]
+        pieces = zip(*(x.split(piece, dim=1) for x in (inputs, targets, weights)), strict=True)
         micro = len(self._losses)
         state = self._carried.pop(micro, None) if self.step % self.settings.carry else None
         loss, total = torch.zeros(()), torch.zeros((), device=batch.device)
-        for number, (tokens, following) in enumerate(pieces):
+        for number, (tokens, following, weight) in enumerate(pieces):
             if number:
                 with torch.autocast(batch.device.type, enabled=False):
                     (loss / self.settings.accumulate).backward()
                 state = state.detach()
-            logits, state = self.model(tokens, state)
-            loss = next_token_nll(logits, following).sum() / scored
-            total += loss.detach()
+            logits, state = self._read(tokens, state)
+            nll = next_token_nll(logits, following, self.bases)
+            loss = (nll * weight).sum() / scored
+            total += nll.detach().sum() / bases.sum().clamp(min=1)
         self._losses.append(total)
         if self.settings.carry > 1:
             self._carried[micro] = state.detach()
@@ -152,11 +176,18 @@ class NextToken(L.LightningModule):
             loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         return loss
 
+    def _read(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits (B, T, V) and the state after them; of documents each with a memory of its own there is none."""
+        if self.settings.documents == "join":
+            return self.model(tokens, state)
+        starts = F.pad(tokens[:, :-1] == self.eos, (1, 0), value=True)
+        return self.model.packed(tokens, starts), None
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Sum of the negative log-likelihood (nats) and scored bases, (2,) float64."""
         targets = batch[:, 1:]
-        nll = next_token_nll(self(batch[:, :-1]), targets)
-        return torch.stack([nll.sum(dtype=torch.float64), (targets < BASES).sum().double()])
+        nll = next_token_nll(self(batch[:, :-1]), targets, self.bases)
+        return torch.stack([nll.sum(dtype=torch.float64), self.bases[targets].sum(dtype=torch.float64)])
 
     # ----------------------------------------------------------------------------------------- steps
 

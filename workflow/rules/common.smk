@@ -1,6 +1,7 @@
 # The config, checked before anything else happens, and what the rules take from it.
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ except (ValueError, OSError) as error:
 
 RUN = CONFIG.folder.as_posix()
 MODELS = ["titans", "transformer"] if CONFIG.train.transformer else ["titans"]
+DOWNLOADS = [source.label for source in CONFIG.data.sources if source.url]
 GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 
 # `titans-genomics` is found beside the Python that runs Snakemake, also when its environment is not activated.
@@ -30,6 +32,7 @@ shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.
 wildcard_constraints:
     stage="|".join(STAGES),
     model="|".join(MODELS),
+    source="|".join(map(re.escape, DOWNLOADS)) or "(?!)",
 
 
 rule settings:

@@ -1,7 +1,9 @@
 rule tokenize:
     input:
         settings=f"{RUN}/settings/tokenize.json",
-        sources=[source.path for source in CONFIG.data.sources],
+        sources=[source.path for source in CONFIG.data.sources if source.label not in DOWNLOADS],
+        fetched=expand(f"{RUN}/fetched/{{source}}.done", source=DOWNLOADS),
+        beside=[path for source in CONFIG.data.sources for path in source.side_files],
     output:
         # A flag beside the store: Snakemake deletes outputs before a job, and an old store should outlive a failure.
         touch(f"{RUN}/tokens.done"),
@@ -11,8 +13,8 @@ rule tokenize:
         f"{RUN}/benchmarks/tokenize.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: 8
     resources:
         mem_mb=4000,
     shell:
-        "titans-genomics tokenize --config {input.settings} 2>&1 | tee -i {log}"
+        "titans-genomics tokenize --config {input.settings} --jobs {threads} 2>&1 | tee -i {log}"

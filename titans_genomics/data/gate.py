@@ -1,0 +1,77 @@
+"""The leak gate: near-duplicates between train and the held-out splits of a run, reported, refused or moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from titans_genomics.config import Config
+from titans_genomics.data.layout import Chosen
+from titans_genomics.data.leak_search import find_leaks, resolve
+from titans_genomics.data.leaks import Stretches
+from titans_genomics.data.shard import Shard
+from titans_genomics.progress import Progress
+
+
+def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen]) -> dict[str, Any] | None:
+    """Look for leaks as ``data.split.leaks`` says; returns what the manifest keeps of them.
+
+    Train is what windows are drawn from: sources of weight 0 are only looked at on the held-out side. With ``move``
+    the splits in ``chosen`` are changed.
+
+    Raises
+    ------
+    ValueError
+        A source's held-out share in train is above ``max_share`` and the action is ``error``; or moving leaves nothing.
+    """
+    settings = config.data.split.leaks
+    if settings.action == "off" or any(shard.facts["what"] == "documents" for shard in shards):
+        return None
+    parts = []  # of every source the stretches that are compared
+    for source, own in zip(config.data.sources, chosen, strict=True):
+        parts.append(np.flatnonzero((own.split > 0) | (source.weight > 0)))
+    first = np.cumsum([0, *(len(part) for part in parts)])
+
+    def joined(column: str) -> np.ndarray:
+        return np.concatenate([getattr(own, column)[part] for own, part in zip(chosen, parts, strict=True)])
+
+    def locus(number: int) -> tuple[str, int]:
+        i = int(np.searchsorted(first, number, side="right")) - 1
+        at = parts[i][number - first[i]]
+        row = int(chosen[i].record[at])
+        name = shards[i].table.column("name")[row].as_py()
+        return name, int(chosen[i].begin[at]) - int(shards[i].table.column("offset")[row].as_py())
+
+    reads = any(shard.facts["what"] == "reads" for shard in shards)
+    units = [
+        shard.columns("key")[0][own.record[part]] if shard.facts["what"] == "reads" else np.arange(len(part))
+        for shard, own, part in zip(shards, chosen, parts, strict=True)
+    ]
+    stretches = Stretches(
+        sources=[source.label for source in config.data.sources],
+        codes=[shard.codes for shard in shards],
+        source=np.repeat(np.arange(len(parts)), np.diff(first)),
+        begin=joined("begin"),
+        end=joined("end"),
+        split=joined("split"),
+        locus=locus,
+        unit=np.concatenate(units) if reads else None,
+    )
+    total = int((stretches.end - stretches.begin).sum())
+    with Progress(total, "bases", "looking for leaks between splits") as progress:
+        if settings.action == "move":
+            splits, leaks, moved = resolve(stretches, settings, progress.update)
+            for i, (own, part) in enumerate(zip(chosen, parts, strict=True)):
+                own.split[part] = splits[first[i] : first[i + 1]]
+            found = leaks.as_dict() | {
+                "moved": len(moved),
+                "moved_bases": int((stretches.end - stretches.begin)[moved].sum()),
+            }
+        else:
+            leaks = find_leaks(stretches, settings, progress.update)
+            found = leaks.as_dict()
+    if settings.action == "error" and leaks.above(settings.max_share):
+        raise ValueError(leaks.message(settings.max_share))
+    return found | {"action": settings.action, "max_share": settings.max_share}

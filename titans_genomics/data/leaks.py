@@ -1,0 +1,186 @@
+"""What is said of near-duplicate sequence on both sides of a split (module ``leak_search`` finds it)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LARGEST = 20
+"""Matches that are listed of every source and split."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of sequence and their splits, as columns; stretches of one source do not overlap.
+
+    Attributes
+    ----------
+    sources
+        Names of the sources.
+    codes
+        Of every source its bases, uint8 (A=0 C=1 G=2 T=3, above: none), shape (bases,); may be a memory map. A source
+        of text has no leaks that are looked for here: give it an empty array and no stretches.
+    source
+        int, shape (stretches,): number of the source.
+    begin, end
+        int64, shape (stretches,): where in ``codes`` the stretch is.
+    split
+        int8, shape (stretches,): 0 train, 1 validation, 2 test.
+    locus
+        Record of a stretch, and position in the record of its first base (0-based).
+    unit
+        int64, shape (stretches,), or None: held-out stretches of one source and equal unit (the mates of a molecule)
+        move together.
+    """
+
+    sources: Sequence[str]
+    codes: Sequence[np.ndarray]
+    source: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    split: np.ndarray
+    locus: Callable[[int], tuple[str, int]]
+    unit: np.ndarray | None = None
+
+
+class Locus(NamedTuple):
+    """A stretch of a record, 0-based half-open."""
+
+    source: str
+    record: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.record}:{self.start}-{self.end}"
+
+
+class Match(NamedTuple):
+    """Held-out sequence and the train sequence that it is nearly identical to.
+
+    ``strand`` is ``-`` when one is the reverse complement of the other; ``identity`` (0 to 1) is estimated from the
+    share of k-mers that both have.
+    """
+
+    held: Locus
+    train: Locus
+    strand: str
+    identity: float
+
+
+class Pair(NamedTuple):
+    """What of a source's held-out bases stands in one train source: bases, and mean identity (0 to 1)."""
+
+    train: str
+    bases: int
+    identity: float
+
+
+class Held(NamedTuple):
+    """What was found of one source and held-out split.
+
+    ``judged`` are its bases (of very many reads those of a sample), ``covered`` those of them that matches cover; one in
+    ``scale`` of their k-mers was compared. ``pairs`` are all train sources concerned, ``matches`` the largest matches.
+    """
+
+    source: str
+    split: str
+    judged: int
+    covered: int
+    scale: int
+    pairs: tuple[Pair, ...]
+    matches: tuple[Match, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the judged bases that is covered."""
+        return self.covered / max(self.judged, 1)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What of the held-out sequence stands in train.
+
+    Attributes
+    ----------
+    covered
+        int64, shape (stretches,): bases of every held-out stretch that matches cover; 0 for train.
+    judged
+        bool, shape (stretches,): held out and looked at. False in a held-out split only where a source has more reads
+        there than can be looked at together.
+    held
+        One entry for every source and split that has held-out bases.
+    k
+        Length of the k-mers that were compared.
+    """
+
+    covered: np.ndarray
+    judged: np.ndarray
+    held: tuple[Held, ...]
+    k: int
+
+    def share(self, source: str, split: str) -> float:
+        """Share of a source's bases in ``split`` that stands in train; 0 if it has none there."""
+        return next((held.share for held in self.held if (held.source, held.split) == (source, split)), 0.0)
+
+    def above(self, max_share: float) -> list[Held]:
+        """Sources and splits of which more than ``max_share`` stands in train, the largest share first."""
+        return sorted((held for held in self.held if held.share > max_share), key=lambda held: -held.share)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: ``k`` and, of every entry of ``held``, its fields and share; loci are 0-based half-open."""
+        held = [
+            one._asdict()
+            | {
+                "share": one.share,
+                "pairs": [pair._asdict() | {"share": pair.bases / one.judged} for pair in one.pairs],
+                "matches": [
+                    match._asdict() | {"held": match.held._asdict(), "train": match.train._asdict()}
+                    for match in one.matches
+                ],
+            }
+            for one in self.held
+        ]
+        return {"k": self.k, "held": held}
+
+    def message(self, max_share: float) -> str:
+        """What to tell a user of a split that leaks, with loci of both sides and remedies; empty if it does not."""
+        above = self.above(max_share)
+        if not above:
+            return ""
+        lines = ["held-out sequence stands near-identically in train (loci are 0-based half-open):"]
+        for held in above[:5]:
+            lines.append(
+                f"  {held.source} ({held.split}): {100 * held.share:.1f}% of {held.judged:,} bases, "
+                f"data.split.leaks.max_share allows {100 * max_share:.1f}%"
+            )
+            for pair in held.pairs[:3]:
+                lines.append(
+                    f"    {100 * pair.bases / held.judged:.1f}% in {pair.train} (train), about {100 * pair.identity:.1f}% identical"
+                )
+                own = [match for match in held.matches if match.train.source == pair.train]
+                lines += [
+                    f"      {match.held} of {held.source} is {match.train} of {pair.train}, strand {match.strand}, "
+                    f"about {100 * match.identity:.1f}% identical"
+                    for match in own[:3]
+                ]
+        if len(above) > 5:
+            lines.append(f"  and {len(above) - 5} more")
+        lines.append("Remedies:")
+        within = {held.source == held.pairs[0].train for held in above}
+        if False in within:
+            lines.append(
+                "  keep relatives on one side: data.split.by species, or a split (or the same species) for each of these "
+                "sources in the sample sheet"
+            )
+        if True in within:
+            lines.append(
+                "  where a source repeats itself: data.split.by contig, longer blocks (data.split.block), or, for aligned "
+                "reads, data.split.reads locus"
+            )
+        lines.append("  or data.split.leaks.action move, which puts the stretches concerned into train")
+        lines.append("  or a higher data.split.leaks.max_share, if you want to measure recall of known sequence")
+        return "\n".join(lines)

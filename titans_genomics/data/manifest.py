@@ -1,0 +1,159 @@
+"""What a token store says of itself, and the last checks before it is written."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from titans_genomics import __version__
+from titans_genomics.config import Config, DataConfig, SourceConfig
+from titans_genomics.data.layout import Chosen, merge_dropped
+from titans_genomics.data.shard import Shard
+from titans_genomics.data.splits import SPLITS
+
+
+def check_n(source: SourceConfig, data: DataConfig, shard: Shard) -> None:
+    facts = shard.facts
+    share = facts["n"] / max(facts["bases"], 1)
+    if share > data.max_n:
+        cause = (
+            " (soft-masked bases became N: data.soft_mask)" if data.soft_mask == "n" and facts["soft_masked"] else ""
+        )
+        raise ValueError(
+            f"{source.path}: {100 * share:.1f}% of the {facts['bases']:,} bases are N{cause}, more than data.max_n allows ({100 * data.max_n:.1f}%). Use an unmasked file, or raise data.max_n"
+        )
+
+
+def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
+    """Raise ValueError when train, or a held-out split that is wanted, is empty."""
+    split = config.data.split
+    sizes = {
+        name: sum(int((own.end - own.begin)[own.split == number].sum()) for own in chosen)
+        for number, name in enumerate(SPLITS)
+    }
+    sources = config.data.sources
+    fixed = all(source.split for source in sources)
+    for name, share in (("train", 1.0), ("validation", split.validation), ("test", split.test)):
+        if share > 0 and not sizes[name]:
+            total = sum(sizes.values())
+            files = ", ".join(str(source.path) for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
+            if fixed:
+                raise ValueError(
+                    f"{files}: every source has a split of its own, and none is {name}. Give one to {name}, or set data.split.{name} to 0"
+                )
+            unit = {
+                "block": f"blocks of {split.block:,} bases (data.split.block)",
+                "contig": "whole contigs (data.split.by)",
+                "species": "whole species (data.split.by)",
+            }[split.by]
+            if split.by == "species" or (len(sources) > 1 and split.by == "contig"):
+                raise ValueError(
+                    f"{files}: the split leaves {name} empty: its units, {unit}, are too few or too large for data.split.validation "
+                    f"{split.validation} and data.split.test {split.test}. Give sources to {name} by hand (data.sources[].split), or choose another data.split.by"
+                )
+            smaller = max(100, int(total * min(s for s in (split.validation, split.test) if s > 0)))
+            raise ValueError(
+                f"{files}: the split leaves {name} empty: {total:,} bases are too few {unit} or reads for "
+                f"data.split.validation {split.validation} and data.split.test {split.test}. "
+                f"Split by block with data.split.block {smaller} or less, or add sequence"
+            )
+
+
+def describe(
+    data: DataConfig, source: SourceConfig, shard: Shard, own: Chosen, runs: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the manifest says of one source."""
+    facts = shard.facts
+    bases = sum(facts["acgt"].values())
+    lengths = shard.columns("length")[0]
+    tokens = {run["split"]: run["tokens"] for run in runs if run["source"] == source.label}
+    return {
+        "name": source.label,
+        "path": str(source.path),
+        "url": source.url,
+        "kind": facts["kind"],
+        "species": source.species,
+        "assembly": source.assembly,
+        "weight": source.weight,
+        "sha256": facts["sha256"],
+        "bytes": facts["bytes"],
+        "bases": facts["bases"],
+        "acgt": facts["acgt"],
+        "n": facts["n"],
+        "n_runs": len(shard.n_runs),
+        "gc": (facts["acgt"]["C"] + facts["acgt"]["G"]) / max(bases, 1),
+        "iupac": facts["iupac"],
+        "soft_masked": facts["soft_masked"],
+        "records": facts["what"],
+        "kept": facts["records"] - sum(entry.get("records", 0) for entry in own.left_out.values()),
+        "dropped": merge_dropped(Counter(facts["dropped"]), own.left_out),
+        "left_out": own.left_out,
+        "shortest": facts["shortest"],
+        "longest": facts["longest"],
+        "n50": n50(lengths),
+        "split_by": _split_by(source, shard, data),
+        "tokens": {name: tokens.get(name, 0) for name in SPLITS},
+    }
+
+
+def _split_by(source: SourceConfig, shard: Shard, data: DataConfig) -> str:
+    """How a source was divided, in words."""
+    if source.split:
+        return f"all in {source.split}"
+    if data.split.by == "species":
+        return "by species"
+    return f"by {data.split.reads if shard.facts['what'] == 'reads' else data.split.by}"
+
+
+def n50(lengths: np.ndarray) -> int:
+    """The length such that records of this length or longer hold half of the bases."""
+    ordered = np.sort(lengths)[::-1]
+    total = np.cumsum(ordered)
+    return int(ordered[np.searchsorted(total, total[-1] / 2)]) if len(ordered) else 0
+
+
+def totals_of(sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    totals: dict[str, Any] = {
+        key: sum(source[key] for source in sources) for key in ("bases", "n", "iupac", "soft_masked")
+    }
+    acgt = {base: sum(source["acgt"][base] for source in sources) for base in "ACGT"}
+    totals["gc"] = (acgt["G"] + acgt["C"]) / max(sum(acgt.values()), 1)
+    totals["tokens"] = {name: sum(source["tokens"][name] for source in sources) for name in SPLITS}
+    return totals
+
+
+def warnings_of(config: Config, sources: Sequence[dict[str, Any]]) -> list[str]:
+    """What a reader of the report should know about the splits."""
+    notes = []
+    by_unit = config.data.split.by != "species"
+    for entry, source in zip(sources, config.data.sources, strict=True):
+        total = sum(entry["tokens"].values())
+        for name, share in (("validation", config.data.split.validation), ("test", config.data.split.test)):
+            if source.split or not by_unit:
+                continue
+            got = entry["tokens"][name] / total
+            if share and not got:
+                notes.append(f"source {entry['name']}: too few units to hold any out for {name}")
+            elif got > 2 * share:
+                notes.append(
+                    f"source {entry['name']}: {100 * got:.1f}% held out for {name}, {100 * share:.1f}% was asked for; a smaller data.split.block comes closer"
+                )
+    return notes
+
+
+def versions() -> dict[str, str]:
+    import Bio
+    import pysam
+
+    return {
+        "titans-genomics": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pysam": pysam.__version__,
+        "htslib": pysam.version.__htslib_version__,
+        "biopython": Bio.__version__,
+    }

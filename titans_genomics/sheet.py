@@ -1,0 +1,327 @@
+"""Sources as people name them, to plain entries of ``data.sources``: sample sheets, patterns, URLs, accessions.
+
+The config imports this module, and with it the Snakefile and ``--help``: standard library only.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COLUMNS = (
+    "path",
+    "kind",
+    "name",
+    "species",
+    "assembly",
+    "weight",
+    "reference",
+    "regions",
+    "exclude",
+    "split",
+    "md5",
+)
+"""The columns of a sample sheet: keys of ``data.sources[]``."""
+
+SCHEMES = ("http", "https", "ftp", "s3")
+
+_ACCESSION = re.compile(r"GC[AF]_\d{9}(\.\d+)?")
+_INDEXES = (".fai", ".gzi", ".bai", ".csi", ".crai", ".tbi")
+_ENDINGS = re.compile(
+    r"(\.(gz|bgz|bgzip|fa|fna|fas|fasta|ffn|frn|fq|fastq|gb|gbk|gbff|genbank|embl|2bit|bam|cram|txt))+$", re.IGNORECASE
+)
+_NOT_TEXT = (
+    (b"PK\x03\x04", "an Excel workbook or a zip archive. Save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook. Save it as CSV"),
+    (b"\xff\xfe", "text in UTF-16. Save it as CSV in UTF-8"),
+    (b"\xfe\xff", "text in UTF-16. Save it as CSV in UTF-8"),
+    (b"\x1f\x8b", "compressed. Decompress it with gunzip, or list a sequence file as `- path: FILE`"),
+)
+
+
+def expand_sources(sources: Any, downloads: Path) -> Any:
+    """The entries of ``data.sources``, one per file.
+
+    Paths, those in a sample sheet too, stay as they are written: relative to the working directory. Expanding what
+    was expanded before changes nothing, so that a stage can read a dumped config again.
+
+    Parameters
+    ----------
+    sources
+        A list of entries (dicts), or the path of a sample sheet: TSV, CSV or semicolons (told from the header line),
+        columns `COLUMNS` in any order, of which only ``path`` must be there. An empty cell is a key not given; blank
+        lines and lines that begin with # are skipped. Anything else is given back as it is.
+    downloads
+        Folder of the local copies of URLs and accessions.
+
+    Returns
+    -------
+    list of dict
+        ``path`` of an entry may be
+
+        * a file. It wins over the readings below when there is one of that name;
+        * a pattern (``genomes/*.fa.gz``, ``**`` for any depth): one entry per file, sorted, index files (.fai, .bai)
+          left out. All other keys are shared. A name that two files would have by default is made longer;
+        * a URL (http, https, ftp, s3), kept as ``url``; ``path`` becomes ``downloads/FILE``. When two URLs end in the
+          same file name, both local names carry a hash of the URL;
+        * an NCBI assembly accession: ``url`` becomes ``ncbi:ACCESSION``, which is also the name by default.
+
+    Raises
+    ------
+    ValueError
+        Naming the sheet, line and column, or the number of the entry, and the remedy.
+    """
+    if isinstance(sources, (str, Path)):
+        entries = list(_read_sheet(Path(sources)))
+    elif isinstance(sources, (list, tuple)):
+        entries = [(f"sources.{i}.", entry) for i, entry in enumerate(sources)]
+    else:
+        return sources
+    claims: dict[str, set[str]] = defaultdict(set)
+    addresses = [_address(entry, where) for where, entry in entries]
+    for (_, entry), address in zip(entries, addresses, strict=True):
+        if address is not None:
+            claims[address[1].casefold()].add(address[0])
+        elif _path(entry) and Path(_path(entry)).parent == downloads:
+            claims[Path(_path(entry)).name.casefold()].add(str(entry.get("url")))
+    expanded: list[Any] = []
+    unnamed: list[dict[str, Any]] = []
+    for (where, entry), address in zip(entries, addresses, strict=True):
+        if address is not None:
+            url, file = address
+            if len(claims[file.casefold()]) > 1:
+                stem, dot, endings = file.partition(".")
+                file = f"{stem}-{_hash(url)}{dot}{endings}"
+            made = [entry | {"path": str(downloads / file), "url": url}]
+            if url.startswith("ncbi:") and entry.get("name") is None:
+                made[0]["name"] = url.removeprefix("ncbi:")
+        elif _is_pattern(entry):
+            made = [entry | {"path": path} for path in _matches(entry, where)]
+        else:
+            expanded.append(entry)
+            continue
+        expanded += made
+        unnamed += [one for one in made if one.get("name") is None]
+    _name_apart(expanded, unnamed)
+    return expanded
+
+
+# ------------------------------------------------------------------------------------------- one entry
+
+
+def _path(entry: Any) -> str:
+    """The path of an entry that can be expanded, else an empty text."""
+    path = entry.get("path") if isinstance(entry, dict) else None
+    return str(path) if isinstance(path, (str, Path)) else ""
+
+
+def _address(entry: Any, where: str) -> tuple[str, str] | None:
+    """URL of an entry's file and the file name of its local copy; None when the path is no address."""
+    path = _path(entry)
+    if not path or entry.get("url") is not None or os.path.exists(path):
+        return None
+    if accession := _ACCESSION.fullmatch(path):
+        if accession[1] is None:
+            raise ValueError(f"{where}path: the accession {path} lacks its version; write for example {path}.1")
+        return f"ncbi:{path}", f"{path}_genomic.fna.gz"
+    scheme, colon, rest = path.partition("://")
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return None
+    if scheme.lower() not in SCHEMES:
+        raise ValueError(
+            f"{where}path: {path}: {scheme}:// is none of {', '.join(SCHEMES)}. Fetch the file by other means and give its local path"
+        )
+    try:
+        parts = urlsplit(path)
+    except ValueError as error:
+        raise ValueError(f"{where}path: {path} is not a valid URL ({error})") from None
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"{where}path: a URL with a user name or password would be written to the results. Fetch the file by other means and give its local path"
+        )
+    key = rest.partition("/")[2] if scheme.lower() == "s3" else parts.path  # in a key, ? and # are letters like others
+    file = _safe(unquote(key.rpartition("/")[2]))
+    if not parts.netloc or not file:
+        raise ValueError(f"{where}path: {path} does not name a file; its last part must be a file name")
+    if len(file) > 150:
+        file = f"{file[:60]}-{_hash(path)}-{file[-60:]}"
+    return path, file
+
+
+def _is_pattern(entry: Any) -> bool:
+    path = _path(entry)
+    return bool(re.search(r"[*?[]", path)) and entry.get("url") is None and not os.path.exists(path)
+
+
+def _matches(entry: dict[str, Any], where: str) -> list[str]:
+    """The files that an entry's pattern matches, sorted."""
+    pattern = _path(entry)
+    found = sorted(glob.glob(pattern, recursive=True))
+    paths = [path for path in found if os.path.isfile(path)]
+    if not pattern.endswith(_INDEXES):
+        paths = [path for path in paths if not path.endswith(_INDEXES)]
+    if not paths:
+        raise ValueError(f"{where}path: no file matches {pattern} (relative to {Path.cwd()})")
+    for key, why in (("name", "names must differ"), ("md5", "a checksum belongs to one file")):
+        if len(paths) > 1 and entry.get(key) is not None:
+            raise ValueError(
+                f"{where}{key}: {pattern} matches {len(paths)} files ({paths[0]}, {paths[1]}), and {why}. Leave {key} out, or list the files one by one"
+            )
+    return paths
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def _safe(text: str) -> str:
+    """``text`` as a file name and a source name that every system takes; it is never hidden, ``.`` or ``..``."""
+    return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9._-]+", "_", text))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _name_apart(entries: list[Any], unnamed: list[dict[str, Any]]) -> None:
+    """Give the entries among ``unnamed`` that would not have a name of their own by default one that is.
+
+    All files of one default name are renamed in the same way, so that their order does not matter: by folder, else
+    by whole file name, else by whole path.
+    """
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entry in unnamed:
+        groups[_stem(Path(entry["path"]))].append(entry)
+    apart = {id(entry) for entry in unnamed}
+    taken = {
+        entry.get("name") or _stem(Path(_path(entry))) for entry in entries if _path(entry) and id(entry) not in apart
+    }
+    clashing = sorted(stem for stem, group in groups.items() if len(group) > 1 or stem in taken)
+    taken |= set(groups) - set(clashing)
+    ways = (
+        lambda path: f"{path.parent.name}_{_stem(path)}",
+        lambda path: _ENDINGS.sub("", path.name),
+        lambda path: "_".join(path.parts),
+        lambda path: f"{_stem(path)[:60]}-{_hash(str(path))}",
+    )
+    for stem in clashing:
+        for way in ways:
+            names = [_safe(way(Path(entry["path"]))) for entry in groups[stem]]
+            if len(set(names)) == len(names) and taken.isdisjoint(names) and max(map(len, names)) <= 80:
+                break
+        for entry, name in zip(groups[stem], names, strict=True):
+            entry["name"] = name
+        taken |= set(names)
+
+
+# ---------------------------------------------------------------------------------------------- sheet
+
+
+def _read_sheet(sheet: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For every row of a sheet, how an error begins that is about one of its columns, and its entry."""
+    lines = list(io.StringIO(_read_text(sheet), newline=""))
+    lines = ["\n" if line.startswith("#") else line for line in lines]
+    header = next((line for line in lines if line.strip()), "")
+    reader = csv.reader(lines, delimiter=next((d for d in "\t,;" if d in header), "\t"), strict=True)
+    columns: list[str] = []
+    found = False
+    for line, row in _rows(sheet, reader):
+        if not columns:
+            columns = _columns(sheet, line, row)
+            continue
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{sheet}: line {line} has {len(row)} cells, the header has {len(columns)} ({', '.join(columns)}). Quote a cell that holds the delimiter, and leave cells empty rather than out"
+            )
+        where = f"{sheet}: line {line}, column "
+        entry: dict[str, Any] = {column: cell for column, cell in zip(columns, row, strict=True) if cell}
+        if "path" not in entry:
+            raise ValueError(f"{where}path: the cell is empty; every row needs a sequence file")
+        if "weight" in entry:
+            entry["weight"] = _weight(entry["weight"], where)
+        found = True
+        yield where, entry
+    if not found:
+        raise ValueError(f"{sheet}: the sample sheet has no rows below its header. Give one row per sequence file")
+
+
+def _rows(sheet: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Line number and stripped cells of every row that is not blank."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{sheet}: line {line}: {error}. Look for a quotation mark without its partner") from None
+        if any("\n" in cell or "\r" in cell for cell in row):
+            raise ValueError(f"{sheet}: line {line}: a line break within a cell. Look for a quotation mark too many")
+        if any(row):
+            yield line, row
+
+
+def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
+    known = f"the columns are {', '.join(COLUMNS)}"
+    columns = [cell.lower() for cell in row]
+    if "path" not in columns:
+        raise ValueError(
+            f"{sheet}: line {line}: no column path in the header ({', '.join(row)}). The first line that is not a comment names the columns; {known}"
+        )
+    for i, column in enumerate(columns):
+        if column not in COLUMNS:
+            said = f"unknown column {row[i]!r}" if column else f"column {i + 1} has no name"
+            raise ValueError(f"{sheet}: line {line}: {said}; {known}")
+        if column in columns[:i]:
+            raise ValueError(f"{sheet}: line {line}: two columns are named {column}. Remove or rename one of them")
+    return columns
+
+
+def _weight(cell: str, where: str) -> float:
+    try:
+        weight = float(cell)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(
+            f"{where}weight: {cell!r} is not a number of 0 or more; write for example 1.5, or leave it empty"
+        )
+    return weight
+
+
+def _read_text(sheet: Path) -> str:
+    """A sheet's text, without a byte order mark."""
+    listed = f"A sequence file stands in a list: `sources: [{{path: {sheet}}}]`"
+    try:
+        with sheet.open("rb") as handle:
+            content = handle.read(1 << 16)
+            for magic, what in _NOT_TEXT:
+                if content.startswith(magic):
+                    raise ValueError(f"{sheet}: not a sample sheet but {what}")
+            if b"\0" in content:
+                raise ValueError(f"{sheet}: not a sample sheet but a binary file. {listed}")
+            if content.startswith((b">", b"@", b"LOCUS ", b"ID  ")):
+                raise ValueError(f"{sheet}: not a sample sheet but a sequence file. {listed}")
+            content += handle.read()
+    except FileNotFoundError:
+        raise ValueError(f"{sheet}: no such sample sheet (data.sources, relative to {Path.cwd()}). {listed}") from None
+    except OSError as error:
+        raise ValueError(f"{sheet}: the sample sheet cannot be read: {error.strerror}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{sheet}: line {line} is not UTF-8. Save the sheet as CSV in UTF-8") from None
