@@ -4,6 +4,7 @@
 # make lint       style of the code and of the workflow
 # make bench-ops  speed and memory beside other implementations (tens of minutes; small sizes: make bench-ops BENCH=--quick)
 # make bench-gpu  the same on an NVIDIA GPU
+# make bench-data  sequence files to tokens, and tokens to windows, beside other ways (half an hour, 7 GB of disk)
 # make bench-study  chunk size, depth and stability by loss (docs/studies.md; hours, goes on where it stopped)
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
@@ -19,7 +20,7 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run bacteria test lint bench-ops bench-gpu bench-study clean
+.PHONY: help setup run bacteria test lint bench-ops bench-gpu bench-data bench-study clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
@@ -71,6 +72,9 @@ bench-ops: $(BENCH_READY)
 bench-gpu: $(BENCH_READY)
 	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-gpu.txt
 	benchmarks/.venv/bin/python -m benchmarks.gpu $(BENCH)
+
+bench-data: $(BENCH_READY)
+	benchmarks/.venv/bin/python -m benchmarks.data $(BENCH)
 
 bench-study: $(READY)
 	python -m benchmarks.titans_study --resume $(BENCH)

@@ -24,6 +24,7 @@ localrules:
     all,
     settings,
     fetch,
+    inspect,
     report,
 
 
@@ -32,3 +33,4 @@ rule all:
     input:
         f"{RUN}/report.html",
         f"{RUN}/metrics.json",
+        f"{RUN}/data.html",

@@ -12,11 +12,13 @@ PACKAGE = ROOT / "titans_genomics"
 
 # What each room may import from its siblings. Everyone may read the version.
 ALLOWED = {
-    "config": set(),
+    "config": {"sheet"},
+    "sheet": set(),
     "progress": set(),
     "markov": set(),
-    "data": {"config", "progress"},
-    "ops": set(),
+    "compiling": set(),
+    "data": {"compiling", "config", "progress"},
+    "ops": {"compiling"},
     "models": {"config", "ops"},
     "training": {"config", "progress", "data", "models"},
     "evaluation": {"config", "progress", "data", "markov", "models", "training"},

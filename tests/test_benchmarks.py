@@ -215,6 +215,76 @@ def test_every_run_of_the_studies_is_a_valid_config():
         assert len({label(changes) for changes in plan}) == len(plan)
 
 
+def test_quick_data_benchmark_measures_what_is_right_and_cleans_up(tmp_path, monkeypatch, capsys):
+    from benchmarks import data
+    from benchmarks.data_files import Sizes
+
+    tiny = Sizes(genome=400_000, slice=20_000, reads=3_000, windows=70, steps=1, rounds=1)
+    monkeypatch.setattr(data, "QUICK", tiny)
+    out = tmp_path / "data.json"
+    data.main(["--quick", "--only", "fasta,windows", "--scratch", str(tmp_path), "--out", str(out)])
+    assert list(tmp_path.iterdir()) == [out]
+    runs = {(r["group"], r["side"]): r for r in json.loads(out.read_text())["runs"]}
+    peers = importlib.util.find_spec("transformers") is not None
+    for (group, side), found in runs.items():
+        if side.startswith("Hugging Face") and not peers:
+            assert "transformers" in found["error"]
+        else:
+            assert "error" not in found, f"{group}, {side}: {found['error']}"
+            assert found["seconds"] > 0
+    assert runs["fasta", "store, gate on"]["bases"] == 400_000
+    assert runs["windows of reads", "Run.windows"]["amount"] == 70 * 8_192
+    tables = capsys.readouterr().out
+    assert "store, gate off / pysam.FastxFile" in tables
+    assert "windows of a genome | Run.windows / np.array(memmap) |" in tables
+
+
+def test_every_side_of_the_data_plan_and_of_its_aims_is_there(tmp_path):
+    from benchmarks.data import groups
+    from benchmarks.data_files import Files, Sizes
+    from benchmarks.data_measure import SIDES
+    from benchmarks.data_table import AIMS, STORES
+
+    plan = {group.name: group.sides for group in groups()}
+    assert {side for sides in plan.values() for side in sides} == set(SIDES)
+    for aim in AIMS:
+        assert {aim.ours, aim.other} <= set(plan[aim.group])
+    assert {*STORES, "open"} == set(plan["large"])
+    files = Files(tmp_path, Sizes(genome=50_000, slice=1_000, packed=20_000, reads=10, large=60_000))
+    for name in {file for sides in plan.values() for file in sides.values()}:
+        path, facts = files.get(name)
+        assert path.stat().st_size > 0
+        assert facts["bases"] > 0
+
+
+def test_other_bases_than_in_the_file_are_no_figure(tmp_path, monkeypatch):
+    from benchmarks import data
+    from benchmarks.data_files import Sizes
+    from benchmarks.data_table import render
+
+    def pretend(spec, threads):
+        if spec["side"] == "pysam.FastxFile":
+            return {"seconds": 1.0, "processor_s": 1.0, "peak_mb": 1.0, "bases": 1}
+        return {"seconds": 2.0, "processor_s": 1.0, "peak_mb": 1.0, "bases": 20_000}
+
+    monkeypatch.setattr(data, "measure", pretend)
+    path = tmp_path / "data.json"
+    sizes, lines = Sizes(genome=20_000, slice=20_000, large=10**18, rounds=2), []
+    plan = [group for group in data.groups() if group.name in ("fasta", "large")]
+    results = data.Bench(sizes, tmp_path, 1, path, lines.append).run(plan, resume=False)
+    assert json.loads(path.read_text()) == results
+    found = {(r["group"], r["side"]): r.get("error") for r in results["runs"]}
+    assert found["fasta", "pysam.FastxFile"] == "other bases than in the file: 1, not 20000"
+    assert found["fasta", "store, gate off"] is None
+    assert found["large", "open"] == "not enough disk; name another folder with --scratch"
+    assert "2150000000.0 GB" in next(line for line in lines if line.startswith("large"))
+    assert "| 1.00x | 20x | - |" in render(results)  # an aim is about the full sizes
+    assert "| 1.00x | 20x | no |" in render(results | {"sizes": Sizes()._asdict()})
+    before = len(results["runs"])
+    again = data.Bench(sizes, tmp_path, 1, path, lines.append).run(plan, resume=True)
+    assert len(again["runs"]) == before
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_name_their_machine_and_can_be_printed(path):
     results = json.loads(path.read_text())
@@ -224,8 +294,10 @@ def test_committed_results_name_their_machine_and_can_be_printed(path):
     else:
         if path.stem == "studies":
             from benchmarks.titans_study import render
+        elif path.stem.startswith("data"):
+            from benchmarks.data_table import render
         else:
             from benchmarks.table import render
 
         assert results["machine"]["processor"]
-    assert "| tokens" in render(results)
+    assert "| ratio |" in render(results) if path.stem.startswith("data") else "| tokens" in render(results)

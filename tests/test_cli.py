@@ -1,6 +1,7 @@
 """The command line: help that teaches, one clear message for a user's mistake, the files each stage leaves."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,9 @@ def run(*arguments, cwd=ROOT):
 
 
 def fails(*arguments, cwd=ROOT):
-    """The one line that a failed command says, after checking that it is one line and no traceback."""
+    """What a failed command says, after checking that it ends as a user's mistake does and shows no traceback."""
     result = run(*arguments, cwd=cwd)
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("titans-genomics: error: ")
@@ -94,6 +95,50 @@ def test_debug_shows_the_traceback(tmp_path):
     result = run("--debug", "tokenize", "--config", tmp_path / "none.yaml")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_what_no_user_can_mend_keeps_its_traceback_and_another_status(tmp_path):
+    code = "import sys\nfrom titans_genomics import cli\ncli.load_config = lambda path: 1 / 0\ncli.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "tokenize", "--config", "x"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+
+
+def test_bad_sequence_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "g.fa").write_text(">chr1\nACGT!ACGT\n")
+    (tmp_path / "c.yaml").write_text("run: x\ndata: {sources: [{path: g.fa}]}\n")
+    for command in (("config", "check", "c.yaml"), ("tokenize", "--config", "c.yaml")):
+        message = fails(*command, cwd=tmp_path)
+        assert message.endswith("\n")
+        assert message.splitlines()[-1].startswith(
+            "titans-genomics: error: g.fa: contig 'chr1', position 4: '!' is not"
+        )
+    assert not (tmp_path / "results" / "x" / "tokens").exists()
+
+
+def test_a_store_written_and_looked_into(tmp_path):
+    rng = random.Random(1)
+    sequence = "".join(rng.choice("ACGT") for _ in range(6_000))
+    (tmp_path / "g.fa").write_text(f">chr1\n{sequence}\n")
+    (tmp_path / "c.yaml").write_text("run: x\ndata: {sources: [{path: g.fa}], split: {block: 300}}\n")
+    written = run("tokenize", "--config", "c.yaml", "--jobs", "1", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert written.stderr.splitlines()[-1] == "wrote results/x/tokens"
+    found = json.loads(run("inspect", "results/x/tokens", "--json", cwd=tmp_path).stdout)
+    assert found
+    assert "g" in run("inspect", "results/x/tokens", cwd=tmp_path).stdout
+    dumped = run("inspect", "results/x/tokens", "--dump", cwd=tmp_path).stdout
+    assert "".join(line for line in dumped.splitlines() if not line.startswith(">")) == sequence
+    assert "no token store" in fails("inspect", "results/y/tokens", cwd=tmp_path)
+
+
+def test_fetch_names_the_sources_that_there_are(tmp_path):
+    (tmp_path / "g.fa").write_text(">chr1\nACGT\n")
+    (tmp_path / "c.yaml").write_text("run: x\ndata: {sources: [{path: g.fa}]}\n")
+    assert run("fetch", "--config", "c.yaml", cwd=tmp_path).returncode == 0
+    assert "no source 'h'; there are g" in fails("fetch", "--config", "c.yaml", "--source", "h", cwd=tmp_path)
 
 
 def test_wrong_model_arguments():

@@ -28,7 +28,7 @@ def held_out(store):
     """The test run as tokens, and which of its successors are scored."""
     opened = TokenStore(store)
     (run,) = opened.runs("test")
-    tokens = np.array(opened.tokens[run.start : run.stop])
+    tokens = run.read(0, len(run))
     return opened, tokens, tokens[1:] < 4
 
 
@@ -75,7 +75,7 @@ def test_the_piece_changes_nothing(result, small_folder, small_store, small_mode
 
 def test_markov_is_fitted_on_train_and_scored_on_the_same_targets(result, small_store, small_config):
     store, tokens, scored = held_out(small_store)
-    runs = {split: [store.tokens[r.start : r.stop] for r in store.runs(split)] for split in ("train", "validation")}
+    runs = {split: [r.read(0, len(r)) for r in store.runs(split)] for split in ("train", "validation")}
     model, _ = markov.fit(lambda: runs["train"], lambda: runs["validation"], small_config.evaluate.markov)
     figures = result["sources"]["genome"]["markov"]
     assert figures["order"] == model.order == 2
@@ -122,8 +122,9 @@ def test_several_sources_add_up(small_folder, tmp_path):
     from titans_genomics.training import train
 
     settings = small_settings(small_folder, max_steps=2)
-    unseen = {"path": str(small_folder / "genome.fa"), "name": "unseen", "weight": 0}
-    settings["data"]["sources"].insert(0, unseen)
+    bases = "".join(np.random.default_rng(9).choice(list("ACGT"), size=20_000))
+    (tmp_path / "unseen.fa").write_text(f">c\n{bases}\n")
+    settings["data"]["sources"].insert(0, {"path": str(tmp_path / "unseen.fa"), "weight": 0})
     config = parse_config(settings, "two")
     tokenize(config, tmp_path / "tokens")
     train(config, tmp_path / "tokens", tmp_path / "model")
@@ -138,6 +139,87 @@ def test_several_sources_add_up(small_folder, tmp_path):
     for pick in (lambda part: part["markov"], lambda part: part["models"]["titans"]):
         mean = np.average([pick(part)["bits_per_base"] for part in parts], weights=bases)
         assert pick(figures["overall"])["bits_per_base"] == pytest.approx(mean)
+
+
+@pytest.fixture(scope="module")
+def trained(small_folder, tmp_path_factory):
+    """Trains a model of seconds with other data and train settings: config, store and model."""
+    from titans_genomics.training import train
+
+    def make(data=None, **changes):
+        folder = tmp_path_factory.mktemp("trained")
+        settings = small_settings(small_folder, max_steps=3, **changes)
+        settings["data"] |= data or {}
+        config = parse_config(settings, "other")
+        tokenize(config, folder / "tokens")
+        train(config, folder / "tokens", folder / "model")
+        return config, folder / "tokens", folder / "model"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [{"kind": "kmer", "k": 3}, {"kind": "kmer", "k": 3, "overlap": True}, {"kind": "bpe", "vocab_size": 64}],
+    ids=str,
+)
+def test_tokens_of_several_bases_are_measured_in_bits_per_base(trained, tmp_path, tokenizer):
+    config, store, model = trained({"tokenizer": tokenizer}, context=32)
+    figures = evaluation.evaluate(config, store, {"titans": model}, tmp_path / "evaluate.json")
+    opened = TokenStore(store)
+    (run,) = opened.runs("test")
+    tokens = run.read(0, len(run))
+    own = opened.tokenizer
+    bases = np.where(own.scored, own.bases, 0)[tokens[1:]]
+    network = load_model(model)
+    bits = []
+    for start in range(0, len(tokens) - 1, 32):
+        batch = torch.from_numpy(tokens[start : start + 33].astype(np.int64))[None]
+        with torch.no_grad():
+            logits = network(batch[:, :-1])[0]
+        nll = torch.nn.functional.cross_entropy(logits[0], batch[0, 1:], reduction="none") / math.log(2)
+        bits.append(nll.numpy())
+    bits = np.concatenate(bits)
+    measured = figures["overall"]["models"]["titans"]["bits_per_base"]
+    assert figures["overall"]["bases"] == bases.sum()
+    assert measured == pytest.approx(bits[bases > 0].sum() / bases.sum(), rel=1e-5)
+    letters = own.decode(tokens)
+    first = own.decode(tokens[:1])
+    if tokenizer["kind"] == "kmer":
+        assert bases.sum() == (letters < 4).sum() - (first < 4).sum()
+    assert 1 < figures["overall"]["markov"]["bits_per_base"] < 2.1
+    rows = figures["overall"]["context"]
+    assert sum(row["bases"] for row in rows) > 0
+
+
+def test_documents_with_a_memory_of_their_own(trained, tmp_path):
+    """Each is read alone from its first token on, whatever the piece; only a stretch or a window cuts one."""
+    config, store, model = trained(documents="reset")
+    network = load_model(model)
+    opened = TokenStore(store)
+    (run,) = opened.runs("test")
+    tokens = run.read(0, len(run))
+    scored = tokens[1:] < 4
+
+    def expected(stretch):
+        bits = []
+        for start in range(0, len(tokens) - 1, stretch):
+            part = tokens[start : start + stretch + 1]
+            begin = 0
+            for end in [*(np.flatnonzero(part[:-1] == 7) + 1), len(part) - 1]:
+                if end > begin:
+                    bits.append(one_pass(network, part[begin : end + 1]))
+                begin = end
+        return np.concatenate(bits)[scored].mean()
+
+    assert len(run.segments) > 1
+    for piece in (4096, 100, 17):
+        settings = config.model_dump(mode="json")
+        settings["evaluate"] |= {"piece": piece, "stretch": 300}
+        figures = evaluation.evaluate(parse_config(settings, "x"), store, {"titans": model}, tmp_path / "evaluate.json")
+        measured = figures["overall"]["models"]["titans"]
+        assert measured["bits_per_base"] == pytest.approx(expected(300), rel=1e-5)
+        assert measured["endless"]["bits_per_base"] == pytest.approx(expected(len(tokens)), rel=1e-5)
 
 
 def test_a_model_of_another_config_is_an_error(small_folder, small_store, small_model, tmp_path):

@@ -58,7 +58,7 @@ def test_format():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_dry_run_of_every_shipped_config(place, config):
     said = snakemake(place, "--dry-run", config=config)
-    assert {"tokenize", "train", "evaluate", "report"} <= ran(said)
+    assert {"tokenize", "inspect", "train", "evaluate", "report"} <= ran(said)
     assert f"results/{config.stem}/report.html" in said
     assert not (place / "results").exists()
 
@@ -132,7 +132,7 @@ def small(tmp_path_factory):
     config["train"] |= {"transformer": False, "context": 64, "batch_size": 2, "wandb": {"mode": "disabled"}}
     config["evaluate"]["context"] = 64
     (folder / "small.yaml").write_text(yaml.safe_dump(config))
-    assert ran(snakemake(folder, config=folder / "small.yaml")) == {"tokenize", "train", "evaluate", "report"}
+    assert ran(snakemake(folder, config=folder / "small.yaml")) == {"tokenize", "inspect", "train", "evaluate", "report"}
     return folder
 
 
@@ -143,6 +143,8 @@ def test_everything_is_under_the_name_of_the_run(small):
         "settings",
         "tokens",
         "tokens.done",
+        "data.html",
+        "data.json",
         "train",
         "evaluate",
         "logs",
@@ -150,6 +152,8 @@ def test_everything_is_under_the_name_of_the_run(small):
         "metrics.json",
         "report.html",
     }
+    numbers = json.loads((small / "results" / "small" / "data.json").read_text())
+    assert numbers["sources"][0]["bases"] == 24_000
     for log in ("tokenize", "train_titans", "evaluate", "report"):
         assert (small / "results" / "small" / "logs" / f"{log}.log").stat().st_size
 
@@ -170,8 +174,8 @@ def test_what_runs_again(small):
     assert would("model={chunk: 16}") == {"train", "evaluate", "report"}
     assert would("evaluate={markov: [1, 2]}") == {"evaluate", "report"}
     assert would("report={title: A better title}") == {"report"}
-    assert would("data={iupac: random}") == {"tokenize", "train", "evaluate", "report"}
-    assert would("seed=2") == {"tokenize", "train", "evaluate", "report"}
+    assert would("data={iupac: random}") == {"tokenize", "inspect", "train", "evaluate", "report"}
+    assert would("seed=2") == {"tokenize", "inspect", "train", "evaluate", "report"}
 
 
 def test_a_new_learning_rate_trains_again_and_does_not_tokenise_again(small):
@@ -188,7 +192,7 @@ def test_a_new_learning_rate_trains_again_and_does_not_tokenise_again(small):
 def test_a_new_tokeniser_tokenises_again(small):
     config = small / "small.yaml"
     said = snakemake(small, "--config", "data={soft_mask: ignore}", "train={lr: 0.001}", config=config)
-    assert ran(said) == {"tokenize", "train", "evaluate", "report"}
+    assert ran(said) == {"tokenize", "inspect", "train", "evaluate", "report"}
 
 
 def test_a_failed_tokenise_keeps_the_old_store_and_is_tried_again(small):

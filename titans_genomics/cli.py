@@ -272,7 +272,8 @@ def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YA
 
     check_run(settings)
     for source in (*settings.data.sources, *settings.downstream.files()):
-        check_source(source, settings.data)
+        if source.url is None or source.path.is_file():  # else it is yet to be downloaded
+            check_source(source, settings.data)
     typer.echo(f"{file}: valid; results go to {settings.folder}/")
 
 

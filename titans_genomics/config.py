@@ -64,8 +64,8 @@ class SourceConfig(Section):
 
     @property
     def label(self) -> str:
-        """The source's name in the store: ``name``, or the file name up to its first dot."""
-        return self.name or self.path.name.split(".")[0]
+        """The source's name in the store: ``name``, or the file name up to its first dot (that of hidden files aside)."""
+        return self.name or self.path.name.lstrip(".").split(".")[0] or self.path.name
 
     @property
     def side_files(self) -> list[Path]:
@@ -145,7 +145,11 @@ class LeaksConfig(Section):
         0.3, description="largest share of a source's held-out bases that may stand near-identically in train"
     )
     k: int = Field(21, ge=15, le=31, description="length of the compared k-mers, bases")
-    scale: int = Field(16, ge=1, description="one in so many k-mers is compared (hashed, FracMinHash); of short reads more, of very much sequence fewer")
+    scale: int = Field(
+        16,
+        ge=1,
+        description="one in so many k-mers is compared (hashed, FracMinHash); of short reads more, of very much sequence fewer",
+    )
     min_length: int = Field(500, ge=1, description="shorter matches are not counted, bases")
 
 
@@ -525,7 +529,9 @@ class Config(Section):
                     found.append((f"data.sources.{i}.{key}", path))
         if self.data.tokenizer.path is not None:
             found.append(("data.tokenizer.path", self.data.tokenizer.path))
-        return found + [(f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path]
+        return found + [
+            (f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path
+        ]
 
 
 _ALWAYS = {"run", "seed", "results"}

@@ -193,7 +193,7 @@ def _hash(text: str) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+    return path.name.lstrip(".").split(".")[0] or path.name
 
 
 def _name_apart(entries: list[Any], unnamed: list[dict[str, Any]]) -> None:
@@ -279,7 +279,7 @@ def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
     columns = [cell.lower() for cell in row]
     if "path" not in columns:
         raise ValueError(
-            f"{sheet}: line {line}: no column path in the header ({', '.join(row)}). The first line that is not a comment names the columns; {known}"
+            f"{sheet}: line {line}: no column path in the header ({', '.join(map(_shown, row))}). The first line that is not a comment names the columns; {known}"
         )
     for i, column in enumerate(columns):
         if column not in COLUMNS:
@@ -288,6 +288,10 @@ def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
         if column in columns[:i]:
             raise ValueError(f"{sheet}: line {line}: two columns are named {column}. Remove or rename one of them")
     return columns
+
+
+def _shown(cell: str) -> str:
+    return cell if cell.isprintable() else repr(cell)
 
 
 def _weight(cell: str, where: str) -> float:

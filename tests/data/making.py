@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import numpy as np
 import pysam
 
 from titans_genomics.config import Config, parse_config
+from titans_genomics.data.alphabet import decode
+from titans_genomics.data.batch import Batch
+from titans_genomics.data.store import TokenStore, tokenize
 
 REFERENCE = 5_000
 
@@ -17,10 +22,55 @@ def random_bases(length: int, seed: int = 0) -> str:
     return "".join(np.array(list("ACGT"))[np.random.default_rng(seed).integers(4, size=length)])
 
 
+def mutated(bases: str, share: float, seed: int = 0) -> str:
+    """The bases with a share of them drawn anew."""
+    rng = np.random.default_rng(seed)
+    codes = np.frombuffer(bases.encode(), dtype=np.uint8).copy()
+    hit = np.flatnonzero(rng.random(len(codes)) < share)
+    codes[hit] = np.frombuffer(random_bases(len(hit), seed + 1).encode(), dtype=np.uint8)
+    return codes.tobytes().decode()
+
+
+def write_fasta(path: Path, records: dict[str, str], width: int = 60, end: str = "\n") -> Path:
+    """A FASTA file of records by name."""
+    lines = []
+    for name, sequence in records.items():
+        lines.append(f">{name} a description")
+        lines += [sequence[i : i + width] for i in range(0, len(sequence), width)]
+    path.write_bytes((end.join(lines) + end).encode())
+    return path
+
+
+def spell(batches: Iterable[Batch]) -> dict[str, str]:
+    """The records that batches hold as letters, soft-masked bases in lower case."""
+    found: dict[str, str] = {}
+    name = ""
+    for batch in batches:
+        letters = np.frombuffer(decode(batch.codes).encode(), dtype=np.uint8).copy()
+        assert (np.diff(batch.soft.reshape(-1)) >= 0).all()
+        for start, end in batch.soft:
+            letters[start:end] |= 0x20
+        text = letters.tobytes().decode()
+        for i, (start, end) in enumerate(pairwise([0, *batch.starts.tolist(), len(text)])):
+            if i:
+                name = batch.names[i - 1]
+                assert name not in found
+            if i or end > start:
+                found[name] = found.get(name, "") + text[start:end]
+    return found
+
+
+def tokenized(out: Path, *sources: Any, jobs: int = 1, **data: Any) -> TokenStore:
+    """The token store of these sources and data settings."""
+    tokenize(config_for(*sources, **data), out, jobs)
+    return TokenStore(out)
+
+
 def config_for(*sources: Any, seed: int = 1, **data: Any) -> Config:
     """A config with these sources (paths or dicts) and data settings."""
     listed = [source if isinstance(source, dict) else {"path": str(source)} for source in sources]
-    return parse_config({"run": "test", "seed": seed, "data": {"sources": listed, **data}}, "test")
+    sections = {"data": {"sources": listed, **data}, "train": {"reverse_complement": 0}}
+    return parse_config({"run": "test", "seed": seed, **sections}, "test")
 
 
 def make_bam(

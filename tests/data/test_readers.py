@@ -1,152 +1,123 @@
+"""The one door to all formats; what is particular to each stands with its reader."""
+
 from __future__ import annotations
 
 import gzip
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from making import config_for, make_bam, random_bases
+from making import config_for, make_bam, random_bases, spell, write_fasta
 
-from titans_genomics.data.readers import check_source, detect_kind, encode_record, open_source
+from titans_genomics.data.readers import READERS, check_source, open_source, read_records, what
+from titans_genomics.data.writer import tokenize
 
-
-def read(path, **data):
-    config = config_for(path, **data)
-    return list(open_source(config.data.sources[0], config.data))
+BASES = random_bases(300)
 
 
-def encode_all(path, **data):
-    config = config_for(path, **{"min_contig": 1, **data})
-    source = config.data.sources[0]
-    return [encode_record(record, source, config.data) for record in open_source(source, config.data)]
-
-
-def genbank(path, length=240, molecule="DNA", origin=True, name="TEST001", said=None):
+def flat_file(path: Path, kind: str) -> Path:
     from Bio import SeqIO
     from Bio.Seq import Seq
     from Bio.SeqRecord import SeqRecord
 
-    record = SeqRecord(Seq(random_bases(length)), id=name + ".1", name=name, annotations={"molecule_type": molecule})
-    SeqIO.write([record], path, "genbank")
-    text = path.read_text()
-    if said:
-        text = text.replace(f"{length} bp", f"{said} bp")
-    if not origin:
-        text = text[: text.index("ORIGIN")] + f"CONTIG      join(X1.1:1..{length})\n//\n"
-    path.write_text(text)
+    SeqIO.write([SeqRecord(Seq(BASES), id="X.1", name="X", annotations={"molecule_type": "DNA"})], path, kind)
     return path
 
 
-def test_the_content_decides_the_kind_not_the_name(fasta, tmp_path):
-    plain = fasta(name="odd.bam", chr1=random_bases(200))
-    assert detect_kind(plain) == "fasta"
-    assert detect_kind(make_bam(tmp_path / "reads.fa", [{}])) == "bam"
-    assert detect_kind(genbank(tmp_path / "x.txt")) == "genbank"
+def write(path: Path, kind: str) -> Path:
+    """A file of 300 bases in one of the formats."""
+    if kind == "fasta":
+        return write_fasta(path, {"chr1": BASES})
+    if kind == "bam":
+        return make_bam(path, [{"seq": BASES}])
+    if kind == "fastq":
+        path.write_text(f"@r\n{BASES}\n+\n{'I' * len(BASES)}\n")
+        return path
+    if kind == "text":
+        path.write_text(BASES)
+        return path
+    return flat_file(path, kind)
 
 
-def test_a_kind_that_the_content_contradicts(fasta):
-    config = config_for({"path": str(fasta(chr1=random_bases(200))), "kind": "bam"})
-    with pytest.raises(ValueError, match="says bam, the content is fasta"):
-        check_source(config.data.sources[0], config.data)
+@pytest.mark.parametrize("kind", ["fasta", "fastq", "genbank", "embl", "bam", "text"])
+def test_the_content_decides_the_reader_not_the_name(tmp_path, kind):
+    source = {"path": str(write(tmp_path / "odd.xlsx", kind)), "kind": "text" if kind == "text" else "auto"}
+    config = config_for(source, tokenizer={"kind": "byte" if kind == "text" else "nucleotide"})
+    (entry,) = config.data.sources
+    assert check_source(entry, config.data) == kind
+    shares: list[float | None] = []
+    batches = list(open_source(entry, config.data, 1, Counter(), shares.append))
+    assert sum(len(batch.codes) for batch in batches) == 300
+    assert shares
+    (codes,) = (codes for _, codes in read_records(entry, config.data))
+    assert codes.tobytes() == b"".join(batch.codes.tobytes() for batch in batches)
+    assert kind == "text" or list(spell(batches).values()) == [BASES]
+
+
+def test_every_kind_has_a_reader():
+    from typing import get_args
+
+    from titans_genomics.data.detect import Kind
+
+    assert set(READERS) == set(get_args(Kind))
+
+
+def test_what_the_records_are(tmp_path):
+    plain = config_for("x").data
+    found = {kind: what(kind, plain) for kind in READERS}
+    assert {kind for kind, records in found.items() if records == "reads"} == {"fastq", "bam", "cram"}
+    assert {kind for kind, records in found.items() if records == "documents"} == {"text"}
+    consensus = config_for("x", reads={"consensus": True}).data
+    assert [what(kind, consensus) for kind in ("bam", "cram", "fastq")] == ["contigs", "contigs", "reads"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("kind", "tokenizer", "fits"),
     [
-        (b"@read1\nACGT\n+\nIIII\n", "FASTQ"),
-        (b"@HD\tVN:1.6\n", "SAM"),
-        (b"CRAM\x03\x00", "CRAM"),
-        (b"##fileformat=VCFv4.2\n", "VCF"),
-        (b"BZh91AY&SY", "bzip2"),
-        (bytes(range(256)) * 20, "binary"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "binary"),
-        (b"ACGTACGT\n", "neither FASTA"),
-        (b"\x1f\x8bnot gzip at all", "gzip"),
+        ("text", "byte", True),
+        ("text", "bpe", True),
+        ("text", "nucleotide", False),
+        ("text", "kmer", False),
+        ("fasta", "byte", False),
+        ("fasta", "bpe", True),
+        ("fasta", "kmer", True),
     ],
 )
-def test_other_formats_are_named(tmp_path, content, message):
-    path = tmp_path / "thing.fa"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        detect_kind(path)
-    assert str(path) in str(error.value)
-
-
-def test_protein_where_dna_is_due(tmp_path):
-    path = tmp_path / "p.fa"
-    path.write_text(">sp|P1 protein\nMKTAYIAKQRQISFVKSHFSRQ\n")
-    with pytest.raises(ValueError, match=r"p.fa: contig 'sp\|P1'.*protein"):
-        encode_all(path)
-
-
-def test_protein_of_letters_that_are_all_nucleotide_codes(tmp_path):
-    path = tmp_path / "p.fa"
-    path.write_text(">pep\nMKHAVCDDSRWYKVHMSDRK\n")
-    with pytest.raises(ValueError, match="looks like a protein"):
-        encode_all(path)
-
-
-def test_binary_within_a_fasta(tmp_path):
-    path = tmp_path / "b.fa"
-    path.write_bytes(b">chr1\n" + b"ACGT" * 100 + b"\x00\x01\n")
-    with pytest.raises(ValueError, match=r"b.fa: contig 'chr1', position 400: 'byte 0x00'"):
-        encode_all(path)
-
-
-def test_gaps_of_an_alignment(tmp_path):
-    path = tmp_path / "a.fa"
-    path.write_text(">chr1\nACGT--ACGT\n")
-    with pytest.raises(ValueError, match=r"position 4.*gaps"):
-        encode_all(path)
-
-
-def test_genbank_plain_and_gzip(tmp_path):
-    plain = genbank(tmp_path / "x.gb")
-    zipped = tmp_path / "x.gb.gz"
-    zipped.write_bytes(gzip.compress(plain.read_bytes()))
-    (record,), (same,) = read(plain), read(zipped)
-    assert record == same
-    assert (record.name, record.sequence.decode()) == ("TEST001.1", random_bases(240))
-
-
-def test_genbank_without_sequence(tmp_path):
-    with pytest.raises(ValueError, match=r"x.gb: record 'TEST001.1' has no sequence"):
-        read(genbank(tmp_path / "x.gb", origin=False))
-
-
-def test_genbank_of_a_protein(tmp_path):
-    with pytest.raises(ValueError, match="is a protein"):
-        read(genbank(tmp_path / "x.gb", molecule="protein"))
-
-
-def test_genbank_shorter_than_it_says(tmp_path):
-    with pytest.raises(ValueError, match=r"x.gb: not valid GenBank"):
-        read(genbank(tmp_path / "x.gb", said=250))
-
-
-def test_genbank_cut_short(tmp_path):
-    path = genbank(tmp_path / "x.gb", length=2_000)
-    path.write_text(path.read_text()[:1_500])
-    with pytest.raises(ValueError, match=r"x.gb: not valid GenBank"):
-        read(path)
-
-
-def test_genbank_with_two_records_of_one_name(tmp_path):
-    path = genbank(tmp_path / "x.gb")
-    path.write_text(path.read_text() * 2)
-    with pytest.raises(ValueError, match="two records are named"):
-        read(path)
-
-
-def test_genbank_remarks_that_do_not_touch_the_sequence_are_no_errors(tmp_path):
-    path = genbank(tmp_path / "x.gb")
-    text = path.read_text().replace("TEST001.1", ".")
-    path.write_text(text.replace("FEATURES ", "FEATURES").replace("240 bp    DNA", "240 bp DNA"))
-    (record,) = read(path)
-    assert (record.name, len(record.sequence)) == ("TEST001", 240)
-
-
-def test_a_protein_is_found_before_anything_is_read_through(tmp_path):
-    path = tmp_path / "p.fa"
-    path.write_text(">sp|P1 protein\nMKTAYIAKQRQISFVKSHFSRQ\n>chr1\nACGT\n")
-    config = config_for(path)
-    with pytest.raises(ValueError, match=r"p.fa: contig 'sp\|P1', position 4: 'Y'|'sp\|P1'.*protein"):
+def test_text_and_nucleotides_have_tokenizers_of_their_own(tmp_path, kind, tokenizer, fits):
+    source = {"path": str(write(tmp_path / "x", kind)), "kind": kind}
+    config = config_for(source, tokenizer={"kind": tokenizer})
+    if fits:
+        assert check_source(config.data.sources[0], config.data) == kind
+        return
+    with pytest.raises(ValueError, match=rf"x: {kind} does not go with data\.tokenizer\.kind {tokenizer}"):
         check_source(config.data.sources[0], config.data)
+
+
+def test_text_and_nucleotides_in_one_run(tmp_path):
+    sources = [
+        {"path": str(write(tmp_path / "g.fa", "fasta"))},
+        {"path": str(write(tmp_path / "t.txt", "text")), "kind": "text"},
+    ]
+    for order in (sources, sources[::-1]):
+        with pytest.raises(ValueError, match=r"t\.txt is text, \S*g\.fa is fasta: one run reads text or nucleotides"):
+            tokenize(config_for(*order, tokenizer={"kind": "bpe"}), tmp_path / "tokens")
+
+
+def test_files_beside_the_sequence_must_be_there(tmp_path):
+    path = str(write(tmp_path / "x.fa", "fasta"))
+    for key in ("regions", "exclude"):
+        config = config_for({"path": path, key: str(tmp_path / "no.bed")})
+        with pytest.raises(FileNotFoundError, match=rf"no\.bed: no such .*{key}.*x\.fa"):
+            check_source(config.data.sources[0], config.data)
+
+
+def test_faults_of_the_beginning_show_before_anything_is_read_through(tmp_path):
+    for content, message in (
+        (b">p\nMKTAYIAKQRQISFVKSHFSRQ\n", "protein"),
+        (b">a\nACGT\n>a\nACGT\n", "two records are named 'a'"),
+        (gzip.compress(b">a\n" + BASES.encode())[:-20], "cut short"),
+    ):
+        (tmp_path / "x.fa").write_bytes(content)
+        config = config_for(tmp_path / "x.fa")
+        with pytest.raises(ValueError, match=message):
+            check_source(config.data.sources[0], config.data)

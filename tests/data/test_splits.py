@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from titans_genomics.config import SplitConfig
-from titans_genomics.data.splits import assign, contig_segments, read_key, read_splits
+from titans_genomics.data.splits import assign, read_key, read_splits
 
 shares = st.tuples(st.floats(0, 0.4), st.floats(0, 0.4))
 
@@ -34,31 +31,10 @@ def test_shares_are_met_within_half_a_block(blocks, seed):
     assert abs((splits == 2).sum() - 0.1 * blocks) <= 0.5 + 1e-9
 
 
-@given(
-    st.lists(st.integers(1, 5_000), min_size=1, max_size=12),
-    st.sampled_from(["block", "contig"]),
-    st.integers(100, 2_000),
-    st.integers(0, 9),
-)
-def test_segments_tile_every_contig_and_neighbours_differ(lengths, by, block, seed):
-    split = SplitConfig(by=by, block=block, validation=0.2, test=0.2)
-    segments = contig_segments(lengths, split, np.random.default_rng(seed))
-    again = contig_segments(lengths, split, np.random.default_rng(seed))
-    assert segments == again
-    for length, own in zip(lengths, segments, strict=True):
-        assert own[0][0] == 0
-        assert own[-1][1] == length
-        for left, right in pairwise(own):
-            assert left[1] == right[0]
-            assert left[2] != right[2]
-            assert left[1] % block == 0
-        assert by == "block" or len(own) == 1
-
-
 def test_a_large_chromosome_is_not_held_out_for_a_small_share():
     for seed in range(20):
-        segments = contig_segments([4_600_000, 100_000, 50_000], SplitConfig(by="contig"), np.random.default_rng(seed))
-        assert segments[0][0][2] == 0
+        order = np.random.default_rng(seed).permutation(3).tolist()
+        assert assign([4_600_000, 100_000, 50_000], order, 0.05, 0.05)[0] == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 500)), min_size=3, max_size=80))
@@ -78,8 +54,13 @@ def test_read_splits_do_not_depend_on_the_order_of_reads():
     assert (read_splits(keys[order], lengths[order], SplitConfig()) == splits[order]).all()
 
 
-@pytest.mark.parametrize("by", ["block", "contig"])
-def test_another_seed_gives_another_split(by):
-    split = SplitConfig(by=by, block=100)
-    draws = {str(contig_segments([1_000] * 20, split, np.random.default_rng(seed))) for seed in range(5)}
-    assert len(draws) == 5
+def test_read_keys_differ_by_seed_source_and_template_and_fit_in_63_bits():
+    keys = {read_key(seed, source, name) for seed in range(3) for source in "ab" for name in ("r1", "r2", "")}
+    assert len(keys) == 18
+    assert all(0 <= key < 1 << 63 for key in keys)
+
+
+def test_no_units():
+    assert assign([], [], 0.1, 0.1).tolist() == []
+    empty = np.zeros(0, dtype=np.int64)
+    assert read_splits(empty, empty, SplitConfig()).tolist() == []

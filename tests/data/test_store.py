@@ -1,88 +1,190 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pysam
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import config_for, make_bam, random_bases
+from making import config_for, make_bam, mutated, random_bases, tokenized, write_fasta
 
 from titans_genomics.data import writer
-from titans_genomics.data.alphabet import EOS, decode, encode, reverse_complement
-from titans_genomics.data.folder import FILES
+from titans_genomics.data.alphabet import decode, encode, reverse_complement
+from titans_genomics.data.folder import FILES, PLACES, SHARDS
+from titans_genomics.data.shard import save_array
 from titans_genomics.data.store import TokenStore, tokenize
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 BLOCKS = {"split": {"block": 100, "validation": 0.2, "test": 0.2}}
+NO_LEAKS = {"split": BLOCKS["split"] | {"leaks": {"action": "off"}}}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file of a store by its name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def check_index(store: TokenStore, sequences: dict[tuple[str, str], str]) -> None:
-    """Every token is where the index says, every base is there once, EOS after each segment, runs hold one split."""
+def sizes(store: TokenStore) -> int:
+    """Tokens of all runs."""
+    return sum(len(run) for split in ("train", "validation", "test") for run in store.runs(split))
+
+
+def check_store(store: TokenStore, sequences: Mapping[tuple[str, str], str], whole: bool = True) -> None:
+    """Runs hold their segments one after the other, EOS between them; with ``whole`` every base is there once.
+
+    ``sequences``: upper-case bases by source and record.
+    """
+    eos, spell = store.tokenizer.eos, store.tokenizer.decode
     covered = {key: np.zeros(len(sequence), dtype=int) for key, sequence in sequences.items()}
-    expected = 0
-    for segment in store.index:
-        assert segment.offset == expected
-        tokens = np.asarray(store.tokens[segment.offset : segment.offset + segment.length])
-        key = (segment.source, segment.record)
-        assert decode(tokens) == sequences[key][segment.start : segment.end].upper()
-        assert store.tokens[segment.offset + segment.length] == EOS
-        covered[key][segment.start : segment.end] += 1
-        (run,) = store.runs(segment.split, segment.source)
-        assert run.start <= segment.offset < segment.offset + segment.length < run.stop
-        expected += segment.length + 1
-    assert expected == len(store)
-    assert all((count == 1).all() for count in covered.values())
+    rows, total = 0, 0
+    for split in ("train", "validation", "test"):
+        for run in store.runs(split):
+            tokens = run.read(0, len(run))
+            assert tokens.dtype == store.tokenizer.dtype
+            at = 0
+            for row in run.segments:
+                segment = store.index[row]
+                assert (segment.source, segment.split) == (run.source, run.split)
+                key = (segment.source, segment.record)
+                own = tokens[at : at + segment.length]
+                assert decode(spell(own)) == sequences[key][segment.start : segment.end]
+                covered[key][segment.start : segment.end] += 1
+                assert run.segment_at(at) == (segment, 0)
+                at += segment.length
+                if not segment.joined:
+                    assert tokens[at] == eos
+                    assert run.segment_at(at) == (segment, segment.length)
+                    at += 1
+            assert at == len(run)
+            rows, total = rows + len(run.segments), total + at
+    assert rows == len(store.index) == len(store.places)
+    assert total == store.manifest["tokens"]
+    assert not whole or all((count == 1).all() for count in covered.values())
+
+
+def check_loci(store: TokenStore, sequences: Mapping[tuple[str, str], str]) -> None:
+    """`Run.locate` of every token."""
+    tokenizer = store.tokenizer
+    for split in ("train", "validation", "test"):
+        for run in store.runs(split):
+            tokens = run.read(0, len(run))
+            for place, token in enumerate(tokens.tolist()):
+                locus = run.locate(place)
+                assert (locus.source, locus.bases) == (run.source, tokenizer.bases[token])
+                letters = decode(tokenizer.decode(np.array([token])))
+                there = sequences[locus.source, locus.record]
+                assert there[locus.position : locus.position + locus.bases] == letters
+                if token == tokenizer.eos:
+                    segment, _ = run.segment_at(place)
+                    assert locus.position == segment.end
+            with pytest.raises(IndexError):
+                run.locate(len(run))
+
+
+# ------------------------------------------------------------------------------------ what was read
 
 
 @given(
     records=st.dictionaries(st.sampled_from("abcdef"), st.text("ACGTNacgt", min_size=1, max_size=900), min_size=1),
     by=st.sampled_from(["block", "contig"]),
+    n_runs=st.sampled_from(["keep", "drop"]),
     seed=st.integers(0, 5),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_store_gives_back_what_was_read(tmp_path_factory, records, by, seed):
+def test_the_store_gives_back_what_was_read(tmp_path_factory, records, by, n_runs, seed):
     folder = tmp_path_factory.mktemp("store")
-    path = folder / "x.fa"
-    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
-    split = {
-        "by": by,
-        "block": 100,
-        "validation": 0,
-        "test": 0.2 if sum(map(len, records.values())) > 2_000 and by == "block" else 0,
-    }
-    config = config_for(path, seed=seed, min_contig=1, max_n=1, split=split)
-    manifest = tokenize(config, folder / "tokens")
-    store = TokenStore(folder / "tokens")
-    check_index(store, {("x", name): sequence for name, sequence in records.items()})
+    records = {name: sequence + "A" for name, sequence in records.items()}
+    path = write_fasta(folder / "x.fa", records)
     whole = "".join(records.values())
-    counted = manifest["sources"][0]
+    held_out = 0.2 if len(whole) > 2_000 and by == "block" else 0
+    split = {"by": by, "block": 100, "validation": 0, "test": held_out, "leaks": {"action": "off"}}
+    store = tokenized(folder / "tokens", path, seed=seed, min_contig=1, max_n=1, n_runs=n_runs, n_run=3, split=split)
+    upper = {("x", name): sequence.upper() for name, sequence in records.items()}
+    check_store(store, upper, whole=n_runs == "keep")
+    check_loci(store, upper)
+    counted = store.manifest["sources"][0]
     assert counted["bases"] == len(whole)
     assert counted["n"] == whole.count("N")
     assert counted["soft_masked"] == sum(letter.islower() for letter in whole)
-    for offset in range(len(store)):
-        origin = store.locate(offset)
-        token = store.tokens[offset]
-        if token != EOS:
-            assert decode([token]) == records[origin.record][origin.position].upper()
-    mask = store.soft_masked(0, len(store))
-    for segment in store.index:
-        letters = records[segment.record][segment.start : segment.end]
-        assert mask[segment.offset : segment.offset + segment.length].tolist() == [x.islower() for x in letters]
-    assert not mask[np.asarray(store.tokens) == EOS].any()
-    assert (
-        store.soft_masked(len(store) // 3, len(store) // 2).tolist() == mask[len(store) // 3 : len(store) // 2].tolist()
+    for split in ("train", "test"):
+        for run in store.runs(split):
+            (mask,) = run.soft_masked(np.array([0]), len(run))
+            for place, masked in enumerate(mask.tolist()):
+                locus = run.locate(place)
+                assert masked == (locus.bases > 0 and records[locus.record][locus.position].islower())
+            starts = np.array([len(run) // 3, 0, len(run) // 2])
+            parts = run.soft_masked(starts, len(run) // 2)
+            assert parts.tolist() == [mask[start : start + len(run) // 2].tolist() for start in starts]
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        {"kind": "kmer", "k": 3},
+        {"kind": "kmer", "k": 6},
+        {"kind": "kmer", "k": 3, "overlap": True},
+        {"kind": "bpe", "vocab_size": 64, "sample": 2_000},
+        {"kind": "bpe", "vocab_size": 400},
+    ],
+    ids=lambda settings: "-".join(str(value) for value in settings.values()),
+)
+def test_tokens_of_several_bases(tmp_path, tokenizer):
+    sequences = {"chr1": random_bases(1_500) + "N" * 40 + random_bases(701, 1), "chr2": "ACGTTA" * 70}
+    paths = [
+        write_fasta(tmp_path / "x.fa", sequences),
+        write_fasta(tmp_path / "y.fa", {"p": random_bases(333, 2).lower()}),
+    ]
+    store = tokenized(tmp_path / "tokens", *paths, tokenizer=tokenizer, n_runs="split", n_run=30, **NO_LEAKS)
+    upper = {("x", name): sequence for name, sequence in sequences.items()} | {("y", "p"): random_bases(333, 2)}
+    assert store.manifest["tokenizer"]["kind"] == tokenizer["kind"]
+    assert store.tokenizer.vocab_size == len(store.manifest["vocabulary"])
+    check_store(store, {key: sequence.upper() for key, sequence in upper.items()}, whole=False)
+    check_loci(store, upper)
+    used = sum(segment.end - segment.start for segment in store.index)
+    assert used == sum(len(sequence) for sequence in upper.values()) - 40
+    with pytest.raises(ValueError, match="soft-masking is known per base"):
+        store.runs("train")[0].soft_masked(np.array([0]), 5)
+
+
+def test_pieces_are_learned_from_what_is_trained_on(tmp_path):
+    """Held-out sources and those of weight 0 do not show in the vocabulary."""
+    train, other = random_bases(3_000), "GATTACA" * 400
+    sources: list[dict[str, Any]] = [
+        {"path": str(write_fasta(tmp_path / f"{name}.fa", {"c": sequence})), "split": "train"}
+        for name, sequence in (("a", train), ("b", other), ("c", "GATTACA" * 300), ("v", random_bases(500, 5)))
+    ]
+    sources[1]["weight"], sources[2]["split"], sources[3]["split"] = 0, "test", "validation"
+    bpe = {"kind": "bpe", "vocab_size": 40}
+    both = tokenized(tmp_path / "t", *sources, tokenizer=bpe, **NO_LEAKS)
+    alone = tokenized(
+        tmp_path / "alone",
+        sources[0],
+        tokenizer=bpe,
+        split={"validation": 0, "test": 0},
     )
+    assert both.tokenizer.vocabulary == alone.tokenizer.vocabulary
+
+
+def test_text(tmp_path):
+    texts = ["Grüße\n", "a b c\n" * 300, "x"]
+    path = tmp_path / "x.txt"
+    path.write_text("<|endoftext|>\n".join(texts))
+    source = {"path": str(path), "kind": "text"}
+    for tokenizer in ({"kind": "byte"}, {"kind": "bpe", "vocab_size": 300}):
+        split = {"validation": 0, "test": 0}
+        store = tokenized(tmp_path / tokenizer["kind"], source, tokenizer=tokenizer, split=split)
+        found = [store.tokenizer.decode(tokens).tobytes().decode() for tokens in store.documents("train", "x")]
+        assert found == ["Grüße\n", "a b c\n" * 300, "x"]
+        assert store.manifest["sources"][0]["records"] == "documents"
 
 
 def test_the_shipped_data(tmp_path):
@@ -90,16 +192,18 @@ def test_the_shipped_data(tmp_path):
         {"path": str(RESOURCES / "ecoli_k12.fa.gz"), "species": "Escherichia coli"},
         {"path": str(RESOURCES / "sirv_reads.bam"), "weight": 0.1},
     ]
-    manifest = tokenize(config_for(*sources), tmp_path / "tokens")
+    config = config_for(*sources, split={"leaks": {"action": "report"}})
+    manifest = tokenize(config, tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     genome, reads = manifest["sources"]
-    assert (genome["bases"], genome["n"], genome["kept"]) == (4_639_675, 0, 1)
+    assert (genome["bases"], genome["n"], genome["kept"], genome["n50"]) == (4_639_675, 0, 1, 4_639_675)
     assert genome["gc"] == pytest.approx(0.5079, abs=1e-4)
     assert (reads["kept"], reads["dropped"]) == (1_854, {"secondary alignment": 2_740, "supplementary alignment": 55})
     for source in (genome, reads):
         assert source["tokens"]["validation"] / source["bases"] == pytest.approx(0.05, abs=0.01)
         assert source["tokens"]["test"] / source["bases"] == pytest.approx(0.05, abs=0.01)
     assert manifest["warnings"] == []
+    assert manifest["totals"]["bases"] == genome["bases"] + reads["bases"]
     sequences = {}
     with pysam.FastxFile(str(RESOURCES / "ecoli_k12.fa.gz")) as handle:
         sequences |= {("ecoli_k12", entry.name): entry.sequence for entry in handle}
@@ -110,7 +214,7 @@ def test_the_shipped_data(tmp_path):
                 if read.is_reverse:
                     sequence = decode(reverse_complement(encode(sequence)))
                 sequences["sirv_reads", read.query_name] = sequence
-    check_index(store, sequences)
+    check_store(store, sequences)
 
 
 def test_reverse_reads_map_back_to_their_locus(tmp_path):
@@ -119,18 +223,75 @@ def test_reverse_reads_map_back_to_their_locus(tmp_path):
         {"name": f"r{i}", "pos": 100 * i, "flag": 16 * (i % 2), "seq": reference[100 * i : 100 * i + 150]}
         for i in range(20)
     ]
-    tokenize(
-        config_for(make_bam(tmp_path / "x.bam", reads), split={"validation": 0.2, "test": 0.2}), tmp_path / "tokens"
-    )
-    store = TokenStore(tmp_path / "tokens")
-    for segment in store.index:
-        contig, _, span = segment.aligned.partition(":")
-        start, end = map(int, span.split("-"))
-        tokens = np.asarray(store.tokens[segment.offset : segment.offset + segment.length])
-        if segment.strand == "-":
-            tokens = reverse_complement(tokens)
-        assert (contig, decode(tokens)) == ("chr1", reference[start:end])
-        assert segment.mapq == 60
+    reads.append({"name": "loose", "flag": 4, "seq": random_bases(150, 3)})
+    store = tokenized(tmp_path / "tokens", make_bam(tmp_path / "x.bam", reads), **NO_LEAKS)
+    strands = []
+    for split in ("train", "validation", "test"):
+        for segment, tokens in zip(
+            [store.index[row] for run in store.runs(split) for row in run.segments],
+            store.documents(split, "x"),
+            strict=True,
+        ):
+            if segment.record == "loose":
+                assert segment[-4:] == (None, None, None, None)
+                continue
+            bases = tokens if segment.strand == "+" else reverse_complement(tokens)
+            assert (segment.contig, segment.mapq) == ("chr1", 60)
+            assert decode(bases) == reference[segment.aligned_start : segment.aligned_end]
+            strands.append(segment.strand)
+    assert sorted(strands) == ["+"] * 10 + ["-"] * 10
+
+
+def test_reads_of_all_formats_side_by_side(tmp_path):
+    genome = random_bases(4_000)
+    fastq = tmp_path / "short.fq"
+    fastq.write_text("".join(f"@q{i}\n{genome[i : i + 150]}\n+\n{'I' * 150}\n" for i in range(0, 3_000, 150)))
+    bam = make_bam(tmp_path / "long.bam", [{"pos": 10 * i, "seq": genome[10 * i : 10 * i + 300]} for i in range(12)])
+    fasta = write_fasta(tmp_path / "genome.fa", {"chr1": genome})
+    store = tokenized(tmp_path / "t", fastq, bam, fasta, **NO_LEAKS)
+    assert [source["records"] for source in store.manifest["sources"]] == ["reads", "reads", "contigs"]
+    assert {s.contig for s in store.index} == {None, "chr1"}
+    assert len(store.index) == store.manifest["runs"][-1]["last"]
+
+
+def test_soft_mask_settings(fasta, tmp_path):
+    path = fasta(chr1=random_bases(2_000) + random_bases(500, 1).lower())
+    stores = {}
+    for soft_mask in ("keep", "ignore", "n"):
+        stores[soft_mask] = tokenized(tmp_path / soft_mask, path, soft_mask=soft_mask, **BLOCKS)
+        assert stores[soft_mask].manifest["sources"][0]["soft_masked"] == 500
+    masked = {
+        name: sum(
+            run.soft_masked(np.array([0]), len(run)).sum()
+            for split in ("train", "validation", "test")
+            for run in store.runs(split)
+        )
+        for name, store in stores.items()
+    }
+    assert masked == {"keep": 500, "ignore": 0, "n": 0}
+    assert stores["n"].manifest["sources"][0]["n"] == 500
+    assert stores["ignore"].manifest["sources"][0]["n"] == 0
+
+
+def test_runs_are_read_anywhere(fasta, tmp_path):
+    store = tokenized(tmp_path / "t", fasta(chr1=random_bases(3_000)), **BLOCKS)
+    (run,) = store.runs("train")
+    whole = run.read(0, len(run))
+    assert np.concatenate(list(run.pieces(97))).tolist() == whole.tolist()
+    for places in (slice(None), slice(10, 20), slice(-5, None), slice(20, 10), slice(0, 100, 7), slice(5, 10**9)):
+        assert run[places].tolist() == whole[places].tolist()
+    assert run.windows(np.array([3, 500, 0]), 40).tolist() == [whole[i : i + 40].tolist() for i in (3, 500, 0)]
+    assert run.windows(np.zeros(0, dtype=np.int64), 40).shape == (0, 40)
+    for start, length in ((-1, 5), (len(run) - 4, 5), (0, len(run) + 1)):
+        with pytest.raises(IndexError):
+            run.windows(np.array([start]), length)
+    with pytest.raises(IndexError):
+        run.locate(-1)
+    with pytest.raises(IndexError):
+        store.index[len(store.index)]
+
+
+# ------------------------------------------------------------------------------------ the same again
 
 
 def test_the_same_config_gives_the_same_store_and_another_seed_another(fasta, tmp_path):
@@ -139,41 +300,210 @@ def test_the_same_config_gives_the_same_store_and_another_seed_another(fasta, tm
         tokenize(config_for(path, seed=seed, iupac="random", **BLOCKS), tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert TokenStore(tmp_path / "a").sha256 != TokenStore(tmp_path / "c").sha256
-    assert "N" not in decode(TokenStore(tmp_path / "a").tokens)
+    for run in TokenStore(tmp_path / "a").runs("train"):
+        assert "N" not in decode(run.read(0, len(run)))
 
 
-def test_soft_mask_settings(fasta, tmp_path):
-    path = fasta(chr1=random_bases(2_000) + random_bases(500).lower())
-    stores = {}
-    for soft_mask in ("keep", "ignore", "n"):
-        tokenize(config_for(path, soft_mask=soft_mask, **BLOCKS), tmp_path / soft_mask)
-        stores[soft_mask] = TokenStore(tmp_path / soft_mask)
-        assert stores[soft_mask].manifest["sources"][0]["soft_masked"] == 500
-    assert stores["keep"].soft_masked(0, len(stores["keep"])).sum() == 500
-    assert len(stores["ignore"].softmask) == len(stores["n"].softmask) == 0
-    assert stores["n"].manifest["sources"][0]["n"] == 500
+def test_sources_read_side_by_side_give_the_same_bytes(tmp_path):
+    paths = [
+        write_fasta(tmp_path / f"s{i}.fa", {f"c{j}": random_bases(700 + 13 * i, 10 * i + j) + "RNn" for j in range(3)})
+        for i in range(7)
+    ]
+    config = config_for(*paths, iupac="random", **BLOCKS)
+    stores = []
+    for jobs in (1, 2, 5):
+        tokenize(config, tmp_path / f"t{jobs}", jobs)
+        stores.append(contents(tmp_path / f"t{jobs}"))
+    assert stores[0] == stores[1] == stores[2]
 
 
-def test_weights_sources_and_unknown_names(fasta, tmp_path):
-    paths = [{"path": str(fasta(name=f"{x}.fa", chr1=random_bases(900))), "weight": w} for x, w in (("a", 1), ("b", 0))]
-    tokenize(config_for(*paths, **BLOCKS), tmp_path / "t")
-    store = TokenStore(tmp_path / "t")
+def test_the_checksum_is_of_all_that_training_sees(fasta, tmp_path):
+    one, two = fasta(name="a.fa", chr1=random_bases(900)), fasta(name="b.fa", chr1=random_bases(900, 1))
+    other = fasta(name="c.fa", chr1=random_bases(900, 2))
+    numbers = iter(range(100))
+
+    def checksum(*sources, **data):
+        return tokenized(tmp_path / str(next(numbers)), *sources, **(NO_LEAKS | data)).sha256
+
+    def with_splits(first, second):
+        return [{"path": str(one), "split": first}, {"path": str(two), "split": second}, str(other)]
+
+    base = checksum(one, two, other)
+    assert checksum(one, two, other) == base
+    assert checksum({"path": str(one), "weight": 3}, two, other, max_n=0.9) == base
+    held = checksum(*with_splits("test", "train"))
+    assert held != base
+    assert checksum(*with_splits("train", "test")) != held
+    assert checksum(one, two, other, tokenizer={"kind": "kmer", "k": 3}) != base
+    assert checksum(one, two, other, soft_mask="n") != base
+    two.write_text(two.read_text().replace("ACG", "AGG"))
+    assert checksum(one, two, other) != base
+
+
+# ------------------------------------------------------------------------------ what is read again
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the sources that are read through, in a list that is the test's to empty."""
+    names: list[str] = []
+    honest = writer.open_source
+
+    def counted(source, *arguments):
+        names.append(source.label)
+        return honest(source, *arguments)
+
+    monkeypatch.setattr(writer, "open_source", counted)
+    return names
+
+
+@pytest.fixture
+def two(tmp_path):
+    return [write_fasta(tmp_path / f"{name}.fa", {"chr1": random_bases(2_000, seed)}) for seed, name in enumerate("ab")]
+
+
+def test_a_changed_source_is_read_again_alone(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert reads == ["a", "b"]
+    reads.clear()
+    write_fasta(two[1], {"chr1": random_bases(2_000, 9)})
+    store = tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert reads == ["b"]
+    check_store(store, {("a", "chr1"): random_bases(2_000), ("b", "chr1"): random_bases(2_000, 9)})
+    assert contents(tmp_path / "t") == contents(tokenized(tmp_path / "anew", *two, **BLOCKS).path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": {"block": 250, "validation": 0.1, "test": 0.1}},
+        {"split": {"by": "contig", "validation": 0, "test": 0}},
+        {"tokenizer": {"kind": "kmer", "k": 4}},
+        {"tokenizer": {"kind": "bpe", "vocab_size": 100}},
+        {"n_runs": "drop", "n_run": 5, "min_contig": 50, "max_n": 0.1},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_what_is_made_of_the_bases_can_change_without_reading_them(two, tmp_path, reads, changes):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    reads.clear()
+    store = tokenized(tmp_path / "t", *two, **(BLOCKS | changes))
+    assert reads == []
+    check_store(store, {("a", "chr1"): random_bases(2_000), ("b", "chr1"): random_bases(2_000, 1)})
+    assert contents(tmp_path / "t") == contents(tokenized(tmp_path / "anew", *two, **(BLOCKS | changes)).path)
+
+
+def test_how_letters_are_read_is_read_again(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    for changes in ({"iupac": "error"}, {"soft_mask": "n"}, {"iupac": "random"}, {"iupac": "random", "seed": 3}):
+        reads.clear()
+        tokenized(tmp_path / "t", *two, **(BLOCKS | changes))
+        assert reads == ["a", "b"]
+
+
+def test_a_file_that_was_touched_or_moved_is_not_read_again(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    reads.clear()
+    os.utime(two[0], (1, 1))
+    elsewhere = tmp_path / "folder" / "b.fa"
+    elsewhere.parent.mkdir()
+    two[1].rename(elsewhere)
+    store = tokenized(tmp_path / "t", two[0], elsewhere, **BLOCKS)
+    assert reads == []
+    assert store.manifest["sources"][1]["path"] == str(elsewhere)
+
+
+def test_a_file_of_the_same_size_that_was_touched_and_changed_is_read_again(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    reads.clear()
+    text = two[0].read_text()
+    two[0].write_text(text[:-2] + ("A" if text[-2] != "A" else "C") + "\n")
+    os.utime(two[0], (1, 1))
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert reads == ["a"]
+
+
+def test_sources_come_and_go(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, tokenizer={"kind": "kmer"}, **BLOCKS)
+    assert (tmp_path / "t" / SHARDS / "a.tokens").exists()
+    third = write_fasta(tmp_path / "c.fa", {"chr1": random_bases(1_500, 7)})
+    reads.clear()
+    store = tokenized(tmp_path / "t", two[1], third, **BLOCKS)
+    assert reads == ["c"]
+    assert store.sources == ["b", "c"]
+    assert {path.name.split(".")[0] for path in (tmp_path / "t" / SHARDS).iterdir()} == {"b", "c"}
+    assert not list((tmp_path / "t" / SHARDS).glob("*.tokens"))
+
+
+def test_a_shard_that_was_cut_short_is_read_again(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    bases = tmp_path / "t" / SHARDS / "a.bases"
+    bases.write_bytes(bases.read_bytes()[:-1])
+    reads.clear()
+    store = tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert reads == ["a"]
+    check_store(store, {("a", "chr1"): random_bases(2_000), ("b", "chr1"): random_bases(2_000, 1)})
+
+
+def test_after_a_failure_what_was_read_is_not_read_again(two, tmp_path, reads):
+    third = tmp_path / "c.fa"
+    third.write_text(">chr1\n" + "ACGT\n" * 900_000 + "AC?T\n")
+    with pytest.raises(ValueError, match=r"c\.fa: contig 'chr1', position 3600002: '\?'"):
+        tokenized(tmp_path / "t", *two, third, **NO_LEAKS)
+    assert not (tmp_path / "t").exists()
+    reads.clear()
+    third.write_text(">chr1\n" + random_bases(900, 4) + "\n")
+    store = tokenized(tmp_path / "t", *two, third, **NO_LEAKS)
+    assert reads == ["c"]
+    assert store.sources == ["a", "b", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "b.fa", "c.fa", "t"]
+
+
+def test_a_failed_attempt_with_other_settings_leaves_the_old_store_as_it_was(two, tmp_path):
+    """What is taken over from the old store is shared with it on disk; what is read anew must not be."""
+    store = tokenized(tmp_path / "t", *two, **BLOCKS)
+    before = contents(store.path)
+    leaky = write_fasta(tmp_path / "c.fa", {"chr1": mutated(random_bases(2_000, 1), 0.001, 3)})
+    with pytest.raises(ValueError, match="near-identically"):  # after all shards were taken over or read
+        tokenized(tmp_path / "t", *two, leaky, **BLOCKS)
+    assert contents(store.path) == before
+    write_fasta(two[0], {"chr1": random_bases(2_000, 11)})
+    with pytest.raises(ValueError, match="near-identically"):
+        tokenized(tmp_path / "t", *two, leaky, **BLOCKS)
+    assert contents(store.path) == before
+    check_store(store, {("a", "chr1"): random_bases(2_000), ("b", "chr1"): random_bases(2_000, 1)})
+
+
+# --------------------------------------------------------------------------------- what goes wrong
+
+
+def test_weights_sources_and_unknown_names(two, tmp_path):
+    sources = [{"path": str(path), "weight": weight} for path, weight in zip(two, (1, 0), strict=True)]
+    store = tokenized(tmp_path / "t", *sources, **BLOCKS)
     assert (store.sources, store.weight("b")) == (["a", "b"], 0)
     assert [run.source for run in store.runs("test")] == ["a", "b"]
+    assert [run.source for run in store.runs("test", "b")] == ["b"]
     with pytest.raises(ValueError, match=r"no source 'c'; there are a, b"):
         store.runs("test", "c")
     with pytest.raises(ValueError, match="split 'dev'"):
         store.runs("dev")
-    with pytest.raises(IndexError):
-        store.locate(len(store))
+
+
+def test_names_that_are_no_file_names(tmp_path):
+    path = write_fasta(tmp_path / "é%ø x.fa", {"chr1": random_bases(900)})
+    store = tokenized(tmp_path / "t", path, **BLOCKS)
+    assert store.sources == ["é%ø x"]
+    check_store(store, {("é%ø x", "chr1"): random_bases(900)})
 
 
 def test_an_open_store_travels_to_worker_processes_as_its_path(fasta, tmp_path):
-    tokenize(config_for(fasta(chr1=random_bases(90_000)), **BLOCKS), tmp_path / "t")
-    store = TokenStore(tmp_path / "t")
+    store = tokenized(tmp_path / "t", fasta(chr1=random_bases(90_000)), **BLOCKS)
+    (run,) = store.runs("train")
+    tokens = run.read(0, len(run))
     data = pickle.dumps(store)
     assert len(data) < 1_000
-    assert (np.asarray(pickle.loads(data).tokens) == np.asarray(store.tokens)).all()
+    (again,) = pickle.loads(data).runs("train")
+    assert (again.read(0, len(again)) == tokens).all()
 
 
 def test_more_n_than_allowed(fasta, tmp_path):
@@ -181,7 +511,16 @@ def test_more_n_than_allowed(fasta, tmp_path):
         tokenize(config_for(fasta(chr1="N" * 600 + random_bases(400)), **BLOCKS), tmp_path / "t")
     with pytest.raises(ValueError, match=r"soft-masked bases became N"):
         tokenize(config_for(fasta(chr1="acg" * 200 + random_bases(400)), soft_mask="n", **BLOCKS), tmp_path / "t")
-    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+    assert not (tmp_path / "t").exists()
+
+
+def test_contigs_that_are_all_too_short(fasta, tmp_path):
+    with pytest.raises(ValueError, match=r"genome.fa: nothing of it is left \(8 bases: contig shorter than 100 bases"):
+        tokenize(config_for(fasta(a="ACGT", b="ACGT"), min_contig=100), tmp_path / "t")
+    path = fasta(long=random_bases(2_000), short="ACGT", empty="")
+    (source,) = tokenized(tmp_path / "t", path, min_contig=100, **BLOCKS).manifest["sources"]
+    assert (source["kept"], source["dropped"]) == (1, {"contig shorter than 100 bases": 2})
+    assert (source["shortest"], source["longest"], source["n50"]) == (0, 2_000, 2_000)
 
 
 def test_a_split_that_leaves_validation_empty(fasta, tmp_path):
@@ -191,52 +530,81 @@ def test_a_split_that_leaves_validation_empty(fasta, tmp_path):
     with pytest.raises(ValueError, match=r"leaves validation empty.*whole contigs"):
         tokenize(config_for(path, split={"by": "contig"}), tmp_path / "t")
     tokenize(config_for(path, split={"block": 1_500}), tmp_path / "t")
+    other = fasta(name="other.fa", chr1=random_bases(500, 3))
+    sources = [{"path": str(path), "split": "train"}, {"path": str(other), "split": "validation"}]
+    with pytest.raises(ValueError, match=r"every source has a split of its own, and none is test"):
+        tokenize(config_for(*sources), tmp_path / "t")
 
 
 def test_a_source_too_small_for_the_split_beside_a_large_one_is_noted(fasta, tmp_path):
     small, large = fasta(name="small.fa", p=random_bases(150)), fasta(name="large.fa", chr1=random_bases(5_000))
-    manifest = tokenize(config_for(small, large, **BLOCKS), tmp_path / "t")
+    manifest = tokenize(config_for(small, large, **NO_LEAKS), tmp_path / "t")
     assert any("small" in note for note in manifest["warnings"])
 
 
-def test_all_sources_are_checked_before_the_first_is_read(fasta, tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_write", lambda *_: pytest.fail("read before all sources were checked"))
+def test_all_sources_are_checked_before_the_first_is_read(fasta, tmp_path, reads):
     with pytest.raises(FileNotFoundError, match=r"gone.bam"):
         tokenize(config_for(fasta(chr1=random_bases(900)), tmp_path / "gone.bam"), tmp_path / "t")
+    assert reads == []
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_file_that_changes_while_it_is_read(fasta, tmp_path, monkeypatch):
     path = fasta(chr1=random_bases(900))
-    honest = writer._read
-    monkeypatch.setattr(writer, "_read", lambda *args: (honest(*args), path.write_text(">x\nACGT\n"))[0])
+    honest = writer.open_source
+
+    def changed(*arguments):
+        yield from honest(*arguments)
+        path.write_text(">x\nACGT\n")
+
+    monkeypatch.setattr(writer, "open_source", changed)
     with pytest.raises(ValueError, match=r"genome.fa: the file changed while it was read"):
         tokenize(config_for(path, **BLOCKS), tmp_path / "t")
+    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
 
 
 def test_a_folder_of_something_else_is_left_alone(fasta, tmp_path):
     out = tmp_path / "precious"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
+    config = config_for(fasta(chr1=random_bases(900)), **BLOCKS)
     with pytest.raises(ValueError, match=r"precious: holds something other than a token store \(thesis.txt\)"):
-        tokenize(config_for(fasta(chr1=random_bases(900)), **BLOCKS), out)
+        tokenize(config, out)
     assert contents(out) == {"thesis.txt": b"years of work"}
+    with pytest.raises(ValueError, match=r"thesis\.txt: holds something other"):
+        tokenize(config, out / "thesis.txt")
+    with pytest.raises(ValueError, match=r"precious: not a whole token store \(manifest\.json"):
+        TokenStore(out)
 
 
 def test_missing_and_broken_stores(fasta, tmp_path):
     with pytest.raises(FileNotFoundError, match="no token store there"):
         TokenStore(tmp_path / "none")
     out = tmp_path / "t"
-    tokenize(config_for(fasta(chr1=random_bases(900)), **BLOCKS), out)
+    store = tokenized(out, fasta(chr1=random_bases(900)), tokenizer={"kind": "kmer"}, **BLOCKS)
     whole = contents(out)
     for name in FILES:
         (out / name).unlink()
-        with pytest.raises(ValueError, match=rf"not a whole token store \({name} missing\)"):
+        with pytest.raises(ValueError, match=rf"t: not a whole token store \({name} missing\)"):
             TokenStore(out)
         (out / name).write_bytes(whole[name])
-    (out / "tokens.bin").write_bytes(whole["tokens.bin"][:-1])
-    with pytest.raises(ValueError, match=r"tokens.bin: [0-9]+ bytes, the manifest says"):
-        TokenStore(out)
-    (out / "tokens.bin").write_bytes(whole["tokens.bin"])
+    for name in (PLACES, "index.parquet", "tokenizer.json", f"{SHARDS}/genome.tokens"):
+        (out / name).write_bytes(whole[name][:-1])
+        with pytest.raises(
+            ValueError, match=rf"{name}: [0-9,]+ bytes, the manifest says [0-9,]+: cut short or changed"
+        ):
+            TokenStore(out)
+        (out / name).write_bytes(whole[name])
+    for name in (f"{SHARDS}/genome.bases", f"{SHARDS}/genome.softmask.npy"):
+        (out / name).write_bytes(whole[name] + b"\0")
+        with pytest.raises(ValueError, match=rf"{name}: [0-9,]+ bytes, [0-9,]+ were written: cut short or changed"):
+            TokenStore(out).shard("genome")
+        (out / name).write_bytes(whole[name])
+    (out / SHARDS / "genome.json").write_text("{")
+    with pytest.raises(ValueError, match=r"genome\.json: missing or damaged"):
+        TokenStore(out).shard("genome")
+    (out / SHARDS / "genome.json").write_bytes(whole[f"{SHARDS}/genome.json"])
+    assert TokenStore(out).sha256 == store.sha256
     (out / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json: damaged"):
         TokenStore(out)
@@ -245,84 +613,183 @@ def test_missing_and_broken_stores(fasta, tmp_path):
         TokenStore(out)
 
 
+def test_a_store_of_the_first_format_is_named_and_replaced(fasta, tmp_path):
+    out = tmp_path / "t"
+    out.mkdir()
+    for name in ("manifest.json", "tokens.bin", "index.tsv", "softmask.npy", "tokenizer.json", "tokenizer_config.json"):
+        (out / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"t: token store of format 1, this version reads 2") as error:
+        TokenStore(out)
+    assert len(str(error.value).splitlines()) == 1
+    store = tokenized(out, fasta(chr1=random_bases(900)), **BLOCKS)
+    check_store(store, {("genome", "chr1"): random_bases(900)})
+    assert not (out / "tokens.bin").exists()
+
+
+# ------------------------------------------------------------------------------ full disks and kills
+
+
 @pytest.fixture
 def old_and_new(fasta, tmp_path):
-    """A whole old store, and the config file of a new one that is to take its place."""
+    """A whole old store, and the config file of a new one of two sources that is to take its place."""
     out = tmp_path / "tokens"
     tokenize(config_for(fasta(name="old.fa", chr1=random_bases(900)), **BLOCKS), out)
-    new = config_for(fasta(name="new.fa", chr1=random_bases(400_000, 5)), **BLOCKS)
+    sources = [fasta(name=f"new{i}.fa", chr1=random_bases(100_000, 5 + i)) for i in range(2)]
+    new = config_for(*sources, tokenizer={"kind": "kmer", "k": 7}, **BLOCKS)
     settings_file = tmp_path / "config.json"
     settings_file.write_text(new.model_dump_json())
     return out, settings_file
 
 
+INPUT = ["config.json", "new0.fa", "new1.fa", "old.fa"]
+
+
 def run_python(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    prelude = "import sys, os, signal, resource\nfrom pathlib import Path\nfrom titans_genomics.config import load_config\nfrom titans_genomics.data import folder, writer\n"
-    call = "\nwriter.tokenize(load_config(sys.argv[2]), Path(sys.argv[1]))\n"
+    """Write a store in a process of its own, which prints the name of every source that it begins to read."""
+    prelude = """
+import sys, os, signal, resource
+from pathlib import Path
+from titans_genomics.config import load_config
+from titans_genomics.data import folder, index, shard, writer
+opened = writer.open_source
+def open_source(source, *arguments):
+    print(source.label, flush=True)
+    return opened(source, *arguments)
+writer.open_source = open_source
+kill = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    call = "\nwriter.tokenize(load_config(sys.argv[2]), Path(sys.argv[1]), jobs=1)\n"
     command = [sys.executable, "-c", prelude + code + call, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("room", [1_000, 100_000, 400_000, 400_500])
-def test_disk_full_leaves_the_old_store_and_nothing_else(old_and_new, room):
+def test_a_killed_process_goes_on_from_the_first_of_two_sources(old_and_new):
     out, settings_file = old_and_new
     before = contents(out)
-    done = run_python(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))", out, settings_file)
-    assert done.returncode != 0
-    assert "no room to write the token store" in done.stderr
+    after_first = "real = shard.ShardWriter.finish\ndef finish(self, facts):\n    kill() if self.label == 'new1' else real(self, facts)\nshard.ShardWriter.finish = finish"
+    killed = run_python(after_first, out, settings_file)
+    assert (killed.returncode, killed.stdout.split()) == (-9, ["new0", "new1"])
     assert contents(out) == before
-    assert sorted(path.name for path in out.parent.iterdir()) == ["config.json", "new.fa", "old.fa", "tokens"]
-
-
-def test_disk_full_without_an_old_store_leaves_none(fasta, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(writer.np, "save", full)
-    with pytest.raises(OSError, match=r"no room to write the token store \(No space left on device\)"):
-        tokenize(config_for(fasta(chr1=random_bases(900)), **BLOCKS), tmp_path / "t")
-    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
-
-
-KILL = "kill = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+    again = run_python("", out, settings_file)
+    assert (again.returncode, again.stdout.split()) == (0, ["new1"])
+    check_store(TokenStore(out), {(f"new{i}", "chr1"): random_bases(100_000, 5 + i) for i in range(2)})
+    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
+    assert run_python("", out, settings_file).stdout == ""
 
 
 @pytest.mark.parametrize(
-    "moment", ["writer.check_source", "writer._lay_out", "writer.np.save", "writer._versions", "folder.os.fsync"]
+    "moment", ["writer.check_source", "shard.save_array", "index.save_array", "writer.versions", "folder.os.fsync"]
 )
 def test_a_process_killed_while_writing_leaves_the_old_store(old_and_new, moment):
     out, settings_file = old_and_new
     before = contents(out)
-    done = run_python(f"{KILL}{moment} = kill", out, settings_file)
-    assert done.returncode == -9
+    assert run_python(f"{moment} = kill", out, settings_file).returncode == -9
     assert contents(out) == before
-    assert len(TokenStore(out)) < 1_000
+    assert TokenStore(out).sources == ["old"]
     assert run_python("", out, settings_file).returncode == 0
-    assert len(TokenStore(out)) > 400_000
-    assert sorted(path.name for path in out.parent.iterdir()) == ["config.json", "new.fa", "old.fa", "tokens"]
+    assert TokenStore(out).sources == ["new0", "new1"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
 
 
 def test_a_process_killed_between_the_renames_loses_nothing(old_and_new, fasta):
     out, settings_file = old_and_new
     before = contents(out)
     rename = "real = Path.rename\nPath.rename = lambda self, to: kill() if self.name.endswith('.partial') else real(self, to)"
-    assert run_python(KILL + rename, out, settings_file).returncode == -9
+    assert run_python(rename, out, settings_file).returncode == -9
     assert not out.exists()
-    with pytest.raises(ValueError, match="position"):  # a failing run after it puts the old store back
-        tokenize(config_for(fasta(name="bad.fa", chr1="ACGT" * 20_000 + "?"), **BLOCKS), out)
+    with pytest.raises(ValueError, match="are N"):  # a failing run after it puts the old store back
+        tokenize(config_for(fasta(name="bad.fa", chr1="N" * 900), **BLOCKS), out)
     assert contents(out) == before
+
+
+def test_killed_while_a_shard_was_read_anew_with_other_settings_nothing_old_is_believed(tmp_path):
+    """Facts of the attempt before would fit the size of what the killed process has written."""
+    path = write_fasta(tmp_path / "new0.fa", {"chr1": random_bases(3_000) + random_bases(300, 1).lower()})
+    leaky = write_fasta(tmp_path / "new1.fa", {"chr1": random_bases(3_000)})
+    out, settings_file = tmp_path / "t", tmp_path / "config.json"
+    with pytest.raises(ValueError, match="near-identically"):
+        tokenize(config_for(path, leaky, **BLOCKS), out)
+    settings_file.write_text(config_for(path, leaky, soft_mask="n", **BLOCKS).model_dump_json())
+    assert run_python("shard.save_array = kill", out, settings_file).returncode == -9
+    store = tokenized(out, path, **BLOCKS)
+    check_store(store, {("new0", "chr1"): random_bases(3_000) + random_bases(300, 1)})
+
+
+# Room in bytes: too little for anything, for the bases of a shard, or for tokens of two bytes only.
+@pytest.mark.parametrize("room", [1_000, 60_000, 100_500])
+@pytest.mark.parametrize("tokenizer", [{"kind": "nucleotide"}, {"kind": "kmer", "overlap": True}], ids=str)
+def test_a_full_disk_leaves_the_old_store_and_nothing_else(old_and_new, room, tokenizer):
+    out, settings_file = old_and_new
+    config = json.loads(settings_file.read_text())
+    config["data"]["tokenizer"] = tokenizer
+    settings_file.write_text(json.dumps(config))
+    before = contents(out)
+    done = run_python(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))", out, settings_file)
+    if room > 100_000 and tokenizer["kind"] == "nucleotide":
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 1
+    assert "no room to write the token store (File too large)" in done.stderr
+    assert contents(out) == before
+    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
+
+
+@pytest.mark.parametrize("what", ["shard.ParquetWriter", "index.ParquetWriter", "shard.save_array", "index.save_array"])
+def test_a_disk_that_fills_up_later(old_and_new, what):
+    out, settings_file = old_and_new
+    before = contents(out)
+    module, name = what.split(".")
+    code = f"""
+real = getattr({module}, "{name}", None)
+def full(path, *arguments, **options):
+    with open("/dev/full", "wb") as handle:
+        handle.write(b"x")
+import pyarrow.parquet
+if "{name}" == "ParquetWriter":
+    class Full:
+        def __init__(self, path, *arguments, **options):
+            if ("index" in str(path)) == ("{module}" == "index"):
+                full(path)
+            self.real = plain(path, *arguments, **options)
+        def __getattr__(self, name): return getattr(self.real, name)
+        def __enter__(self): return self.real.__enter__()
+        def __exit__(self, *error): return self.real.__exit__(*error)
+    plain = pyarrow.parquet.ParquetWriter
+    pyarrow.parquet.ParquetWriter = Full
+else:
+    {module}.{name} = full
+"""
+    done = run_python(code, out, settings_file)
+    assert done.returncode == 1
+    assert "no room to write the token store (No space left on device)" in done.stderr
+    assert contents(out) == before
+    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
+
+
+def test_an_array_that_does_not_fit_on_the_disk():
+    with pytest.raises(OSError, match="No space left on device") as error:
+        save_array(Path("/dev/full"), np.zeros((1_000, 4)))
+    assert error.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 2), dtype=np.int64), np.arange(8).reshape(4, 2), np.arange(8.0)[::-1]])
+def test_an_array_is_read_back(tmp_path, array):
+    save_array(tmp_path / "a.npy", array)
+    again = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert (again.tolist(), again.dtype, again.shape) == (array.tolist(), array.dtype, array.shape)
 
 
 def test_two_processes_cannot_write_one_store(fasta, tmp_path, monkeypatch):
     config = config_for(fasta(chr1=random_bases(900)), **BLOCKS)
+    honest = writer.open_source
 
-    def second(*_):
+    def second(*arguments):
         monkeypatch.undo()
         with pytest.raises(ValueError, match="another process is writing"):
             tokenize(config, tmp_path / "t")
-        raise KeyboardInterrupt
+        return honest(*arguments)
 
-    monkeypatch.setattr(writer, "_write", second)
-    with pytest.raises(KeyboardInterrupt):
-        tokenize(config, tmp_path / "t")
-    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+    monkeypatch.setattr(writer, "open_source", second)
+    tokenize(config, tmp_path / "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "t"]
+    assert sizes(TokenStore(tmp_path / "t")) > 900

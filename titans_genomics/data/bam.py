@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pysam
@@ -26,6 +28,7 @@ from titans_genomics.data.reads import FIELDS, RawReads, ReadFilter
 _PIECE = 1 << 21  # bytes of the reads that go from htslib to the filters together
 _CRAM_END = b"\xe0EOF"  # in the container that ends a CRAM file, from version 2.1 on
 _THREADS = 2
+_LONGEST = (1 << 31) - 1  # bases of a contig, in BAM
 
 
 def check_bam(source: SourceConfig, data: DataConfig) -> None:
@@ -74,13 +77,27 @@ def read_bam(
                 advance(share)
                 if batch is not None:
                     yield batch
-        except (OSError, DamagedError) as error:
+        except (OSError, DamagedError, UnicodeDecodeError) as error:
             fault = _reference_fault(source, bam) if bam.is_cram else None
             what = error.what if isinstance(error, DamagedError) else error
-            raise ValueError(
-                fault or f"{source.path}: damaged after {keep.seen:,} records ({what}). Copy or create the file again"
-            ) from None
+            if isinstance(error, UnicodeDecodeError):
+                what = "the name of the next is not UTF-8"
+            raise ValueError(fault or _damaged(source.path, keep.seen, what)) from None
     keep.check_any()
+
+
+def check_records(path: Path, contig_count: int) -> None:
+    """Read a BAM through: ValueError for damage, which `samtools consensus` does not always survive."""
+    seen = 0
+    try:
+        for raw, _ in _scan(path, contig_count):
+            seen += len(raw.rows)
+    except DamagedError as error:
+        raise ValueError(_damaged(path, seen, error.what)) from None
+
+
+def _damaged(path: Path, seen: int, what: object) -> str:
+    return f"{path}: damaged after {seen:,} records ({what}). Copy or create the file again"
 
 
 @contextmanager
@@ -91,36 +108,90 @@ def open_alignments(source: SourceConfig) -> Iterator[pysam.AlignmentFile]:
     """
     path = source.path
     fields = b"required_fields=0x63f"  # name to CIGAR, bases, qualities; of CRAM, the rest is not even decompressed
-    verbosity = pysam.set_verbosity(0)  # htslib's own messages would stand beside our errors
-    before = {name: os.environ.get(name) for name in ("REF_PATH", "REF_CACHE")}
-    os.environ.update(dict.fromkeys(before, os.devnull))
     bam = None
-    try:
+    with _HTSLIB:
         try:
-            bam = pysam.AlignmentFile(
-                str(path),
-                "r",
-                check_sq=False,
-                reference_filename=None if source.reference is None else str(source.reference),
-                format_options=[fields],
-            )
-        except (OSError, ValueError) as error:
-            if "valid header" in str(error):  # also without any @SQ, @RG or @PG line
-                raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`") from None
-            raise ValueError(
-                f"{path}: not a readable BAM or CRAM file ({error}). Copy or create the file again"
-            ) from None
-        yield bam
-    finally:
-        if bam is not None:
-            with suppress(OSError):  # closing repeats the error of a failed read, under a misleading name
-                bam.close()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        pysam.set_verbosity(verbosity)
+            try:
+                bam = pysam.AlignmentFile(
+                    str(path),
+                    "r",
+                    check_sq=False,
+                    reference_filename=None if source.reference is None else str(source.reference),
+                    format_options=[fields],
+                )
+                names, lengths = bam.references, bam.lengths
+            except UnicodeDecodeError:
+                raise _bad_header(path, "a contig's name is not UTF-8") from None
+            except (OSError, ValueError) as error:
+                if "valid header" in str(error):  # also without any @SQ, @RG or @PG line
+                    raise ValueError(f"{path}: the BAM has no header. Add one with `samtools reheader`") from None
+                raise ValueError(
+                    f"{path}: not a readable BAM or CRAM file ({error}). Copy or create the file again"
+                ) from None
+            if lengths and max(lengths) > _LONGEST:
+                longest = lengths.index(max(lengths))
+                raise _bad_header(path, f"contig {names[longest]!r} of {lengths[longest]:,} bases")
+            yield bam
+        finally:
+            if bam is not None:
+                with suppress(OSError):  # closing repeats the error of a failed read, under a misleading name
+                    bam.close()
+
+
+class _Alone:
+    """htslib without messages of its own, which would stand beside our errors, and without references from elsewhere.
+
+    These are settings of the whole process, and several threads may read at once: the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = self._verbosity = 0
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._verbosity = pysam.set_verbosity(0)
+                self._before = {name: os.environ.get(name) for name in ("REF_PATH", "REF_CACHE")}
+                os.environ.update(dict.fromkeys(self._before, os.devnull))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside:
+                return
+            for name, value in self._before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            pysam.set_verbosity(self._verbosity)
+
+
+_HTSLIB = _Alone()
+
+
+def header(path: Path, bam: pysam.AlignmentFile) -> dict[str, Any]:
+    """The lines of the header by their type. Raises ValueError when its text is damaged."""
+    try:
+        if bam.nreferences:
+            bam.get_tid(bam.references[0])  # htslib now looks at the text too
+        return bam.header.to_dict()
+    except (AssertionError, ValueError) as error:  # pysam looks at some of it with assertions
+        raise _bad_header(path, ascii(" ".join(str(error).split()))) from None
+
+
+def sort_order(path: Path, bam: pysam.AlignmentFile) -> str:
+    """What the header says of the order of the alignments."""
+    return header(path, bam).get("HD", {}).get("SO", "unknown")
+
+
+def _bad_header(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path}: the header's text is damaged: {what}. Mend it with `samtools reheader`, or create the file again"
+    )
 
 
 def _scan(path: Path, contig_count: int) -> Iterator[tuple[RawReads, float]]:
@@ -175,7 +246,7 @@ def _fetch_all(
             if at >= _PIECE:
                 yield _raw(parts, rows), None
                 parts, rows, at = [], [], 0
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         if rows:
             yield _raw(parts, rows), None
         raise
@@ -214,7 +285,7 @@ def _fetch(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> Iterator
 def _regions(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> list[tuple[int, int, int]]:
     """(contig id, start, end) of the regions, merged and sorted, 0-based half-open. Raises ValueError."""
     kind, index = ("CRAM", "crai") if bam.is_cram else ("BAM", "bai")
-    order = bam.header.to_dict().get("HD", {}).get("SO", "unknown")
+    order = sort_order(path, bam)
     if order in ("unsorted", "queryname"):
         raise ValueError(
             f"{path}: data.reads.regions needs a {kind} sorted by coordinate, this one is {order}. Run `samtools sort` and `samtools index`"
@@ -242,8 +313,9 @@ def _parse_region(path: Path, bam: pysam.AlignmentFile, region: str) -> tuple[in
     else:
         contig, first, last = match[1], int(match[2].replace(",", "")), match[3] and int(match[3].replace(",", ""))
     if contig not in bam.references:
+        shown = [name if name.isprintable() else repr(name) for name in bam.references[:5]]
         raise ValueError(
-            f"{where}: no contig {contig!r} in the header; there are {', '.join(bam.references[:5]) or 'none'}{' ...' if bam.nreferences > 5 else ''}"
+            f"{where}: no contig {contig!r} in the header; there are {', '.join(shown) or 'none'}{' ...' if bam.nreferences > 5 else ''}"
         )
     length = bam.get_reference_length(contig)
     end = length if last is None else min(last, length)
@@ -291,8 +363,8 @@ def _reference_fault(source: SourceConfig, bam: pysam.AlignmentFile) -> str | No
     if source.reference is None:
         return None
     with _open_reference(source) as reference:
-        for entry in bam.header.to_dict().get("SQ", []):
-            name, expected = entry["SN"], entry.get("M5")
+        for entry in header(source.path, bam).get("SQ", []):
+            name, expected = entry.get("SN"), entry.get("M5")
             if expected is None or name not in reference.references:
                 continue
             found = hashlib.md5(reference.fetch(name).upper().encode(), usedforsecurity=False).hexdigest()

@@ -29,7 +29,7 @@ _kernel = compiled(calls=[reads.__file__])
 SMALLEST = 36
 """Bytes of a record's fixed fields, its length included."""
 
-_SOFT, _HARD, _SKIP = 4, 5, 3  # CIGAR operations S, H, N
+_SOFT, _HARD, _SKIP, _LAST = 4, 5, 3, 8  # CIGAR operations S, H, N, and X, the last that there is
 _ON_REFERENCE = 0b110001101  # bits of the operations that advance on the reference: M D N = X
 
 
@@ -87,7 +87,7 @@ def scan_records(data, at, contigs, rows):
             return count, at, end - len(data)
         row = rows[count]
         count += 1
-        at = end
+        begin, at = at, end
         row[NAME], row[NAME_END] = name, name
         while data[row[NAME_END]] != 0 and row[NAME_END] < cigar - 1:
             row[NAME_END] += 1
@@ -100,7 +100,10 @@ def scan_records(data, at, contigs, rows):
             tag, found = _long_cigar(data, after, end)
             if found > 0:
                 cigar, operations = tag, found
-        row[END] = start + max(_span(data, cigar, operations), 1)
+        span = _span(data, cigar, operations)
+        if span < 0:
+            return count - 1, begin, -1
+        row[END] = start + max(span, 1)
         row[LEFT] = _clip(data, cigar, 1, operations)
         row[RIGHT] = _clip(data, cigar + 4 * (operations - 1), -1, operations)
         if row[LEFT] + row[RIGHT] > length:
@@ -129,10 +132,12 @@ def _is(data, at, operation, length):
 
 @_kernel
 def _span(data, cigar, operations):
-    """Bases of the reference that an alignment covers."""
+    """Bases of the reference that an alignment covers; -1 when one of its operations is none."""
     span = 0
     for i in range(operations):
         operation = np.int64(_uint32(data, cigar + 4 * i))
+        if operation & 15 > _LAST:
+            return -1
         if _ON_REFERENCE >> (operation & 15) & 1:
             span += operation >> 4
     return span

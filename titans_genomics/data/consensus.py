@@ -7,7 +7,7 @@ from pathlib import Path
 import pysam
 
 from titans_genomics.config import DataConfig, ReadsConfig, SourceConfig
-from titans_genomics.data.bam import check_bam, open_alignments
+from titans_genomics.data.bam import check_bam, check_records, open_alignments, sort_order
 
 _LINE = 1 << 20  # bases of a line
 
@@ -27,18 +27,24 @@ def consensus_fasta(source: SourceConfig, data: DataConfig, out: Path) -> int:
         Not sorted by coordinate, damaged, no contig covered, or ``data.reads`` asks for what a consensus cannot do.
     """
     path, reads = source.path, data.reads
-    for key, asked in (("regions", bool(reads.regions)), ("fraction", reads.fraction < 1)):
+    for key, asked in (
+        ("regions", bool(reads.regions)),
+        ("fraction", reads.fraction < 1),
+        ("coverage", reads.coverage is not None),
+    ):
         if asked:
             raise ValueError(f"{path}: data.reads.{key} cannot go with data.reads.consensus: leave one of them out")
     check_bam(source, data)
     whole = out.with_name(out.name + ".part")
     try:
         with open_alignments(source) as bam:
-            order = bam.header.to_dict().get("HD", {}).get("SO", "unknown")
+            order = sort_order(path, bam)
             if order in ("unsorted", "queryname"):
                 raise _unsorted(path, f"this one is {order}")
             if not bam.nreferences:
                 raise ValueError(f"{path}: a consensus needs aligned reads, and the header has no contig (@SQ)")
+            if not bam.is_cram:
+                check_records(path, bam.nreferences)
             _run(source, reads, whole)
         count = _copy_covered(whole, out)
     finally:

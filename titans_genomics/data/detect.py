@@ -100,6 +100,8 @@ def detect_kind(path: Path) -> Kind:
             raise ValueError(f"{path}: compressed with gzip, which CRAM and 2bit files may not be. Decompress it")
         return "cram" if head.startswith(b"CRAM") else "2bit"
     _refuse_binary(path, head)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b">\0", b"\0>", b"@\0", b"\0@")):
+        raise ValueError(f"{path}: this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`")
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b">"):
         return "fasta"
@@ -107,8 +109,6 @@ def detect_kind(path: Path) -> Kind:
         return "genbank"
     if re.match(rb"(?i)ID   .*\bBP\.?\s*$", text, re.MULTILINE):
         return "embl"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path}: this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`")
     if _is_binary(head):
         raise ValueError(f"{path}: a binary file; {_NEEDED}")
     for pattern, what in _TEXT:

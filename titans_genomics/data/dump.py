@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from titans_genomics.compiling import kernel
 from titans_genomics.data.scan import rows, stretch
 from titans_genomics.data.shard import BASES, RECORDS, Shard, shard_path
 from titans_genomics.data.store import Run, TokenStore
@@ -109,9 +109,16 @@ def _decoded(run: Run, low: int, high: int) -> Iterator[tuple[np.ndarray, np.nda
     """Codes of the tokens ``low`` to ``high`` of a run; EOS is none."""
     for at in range(low, high, _PIECE):
         yield run.store.tokenizer.decode(run.read(at, min(at + _PIECE, high))), _NONE
-        mapped = run.store.tokens(run.source).base
-        if isinstance(mapped, mmap.mmap):  # what was read does not stay in this process's memory
-            mapped.madvise(mmap.MADV_DONTNEED)
+        _give_back(run.store.tokens(run.source))
+        _give_back(run.places)
+
+
+def _give_back(array: Any) -> None:
+    """What was read of a memory-mapped array does not stay in this process's memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap):
+        array.madvise(mmap.MADV_DONTNEED)
 
 
 def _write(writer: _Writer, pieces: Pieces, starts: np.ndarray, names: Any) -> None:
@@ -211,7 +218,7 @@ def _copy(_, source, at, target, to):
     return signature, generate
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _letters(codes, soft, letters):
     """A C G T N of ``codes``; lower case in the stretches ``soft`` (int64, (n, 2))."""
     for i in range(len(codes)):
@@ -222,7 +229,7 @@ def _letters(codes, soft, letters):
             letters[at] |= 32
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _lines(letters, length, starts, names, name_ends, column, width, out):
     """FASTA lines of the first ``length`` of ``letters``; returns how many bytes of ``out`` were written, and how long the last line is.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.batch import Advance, Batch
 from titans_genomics.data.bgzf import read_blocks
 from titans_genomics.data.letters import Letters
+
+_LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 
 
 def read_fasta(
@@ -107,12 +111,12 @@ class _Index:
         self.at = 0
         self.entries: list[tuple[str, int]] | None = None
         fai = path.with_name(path.name + ".fai")
-        if not fai.is_file():
+        if len(os.fsencode(fai.name)) > _LONGEST_NAME or not fai.is_file():
             return
         self.entries = []
         for number, line in enumerate(fai.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             fields = line.split("\t")
-            if len(fields) < 5 or not fields[1].isdigit():
+            if len(fields) < 5 or not re.fullmatch("[0-9]{1,18}", fields[1]):
                 raise ValueError(
                     f"{fai}: line {number} is not a FASTA index line. Run `samtools faidx {path}` again, or delete the index"
                 )

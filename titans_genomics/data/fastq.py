@@ -11,7 +11,7 @@ from titans_genomics.compiling import compiled
 from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data import reads
 from titans_genomics.data.batch import Advance, Batch
-from titans_genomics.data.bgzf import read_blocks
+from titans_genomics.data.bgzf import Block, read_blocks
 from titans_genomics.data.iupac import letter_masks
 from titans_genomics.data.reads import (
     BASES,
@@ -56,7 +56,7 @@ def read_fastq(
     keep = ReadFilter(source, data, seed, dropped, aligned=False)
     known = letter_masks()
     text = np.zeros(0, dtype=np.uint8)
-    blocks = read_blocks(source.path)
+    blocks = _without_mark(read_blocks(source.path))
     share, ended = 0.0, False
     while not ended:
         block, share = next(blocks, (None, share))
@@ -75,6 +75,12 @@ def read_fastq(
             raise _error(source, text[used:], keep.seen, problem, at - used)
         text = text[used:]
     keep.check_any()
+
+
+def _without_mark(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks without the byte order mark that some editors put first."""
+    for number, (block, share) in enumerate(blocks):
+        yield block[3:] if number == 0 and block[:3].tobytes() == b"\xef\xbb\xbf" else block, share
 
 
 def _error(source: SourceConfig, text: np.ndarray, before: int, problem: int, at: int) -> ValueError:

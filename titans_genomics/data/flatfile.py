@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Beginnings of the Biopython warnings that mean that bases are missing.
 _LOSSES = ("Premature end of file", "Expected sequence length")
+_WARNINGS = threading.Lock()  # what is done with warnings is one setting for all threads
 
 
 class _Format(NamedTuple):
@@ -106,7 +108,7 @@ def _read(
 
 
 def _next(records: Iterator[SeqRecord]) -> SeqRecord | None:
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Biopython also remarks on what does not touch the sequence
         for loss in _LOSSES:
             warnings.filterwarnings("error", message=loss)

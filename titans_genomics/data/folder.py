@@ -9,6 +9,7 @@ shards/NAME.*           the base layer of each source (module ``shard``), and it
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,8 @@ FORMAT = 2
 MANIFEST, INDEX, PLACES, SHARDS = "manifest.json", "index.parquet", "places.npy", "shards"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 FILES = (MANIFEST, INDEX, PLACES, TOKENIZER, TOKENIZER_CONFIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk."""
 _OLDER = ("tokens.bin", "index.tsv", "softmask.npy")  # format 1
 
 
@@ -49,9 +52,16 @@ def writing(out: Path) -> Iterator[tuple[Path, Path | None]]:
                 f"{out}: holds something other than a token store ({foreign[0]}); it would be replaced. Choose another folder or remove it"
             )
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial.mkdir(exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise OSError(
+            f"{out}: the token store cannot be written there ({error.strerror}). Choose another folder, or mend its permissions"
+        ) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

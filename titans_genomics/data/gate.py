@@ -12,6 +12,7 @@ from titans_genomics.data.layout import Chosen
 from titans_genomics.data.leak_search import find_leaks, resolve
 from titans_genomics.data.leaks import Stretches
 from titans_genomics.data.shard import Shard
+from titans_genomics.data.splits import SPLITS
 from titans_genomics.progress import Progress
 
 
@@ -41,8 +42,7 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
         i = int(np.searchsorted(first, number, side="right")) - 1
         at = parts[i][number - first[i]]
         row = int(chosen[i].record[at])
-        name = shards[i].table.column("name")[row].as_py()
-        return name, int(chosen[i].begin[at]) - int(shards[i].table.column("offset")[row].as_py())
+        return shards[i].names[row].as_py(), int(chosen[i].begin[at] - shards[i].columns("offset")[0][row])
 
     reads = any(shard.facts["what"] == "reads" for shard in shards)
     units = [
@@ -61,17 +61,26 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
     )
     total = int((stretches.end - stretches.begin).sum())
     with Progress(total, "bases", "looking for leaks between splits") as progress:
+        moved = np.zeros(0, dtype=np.int64)
         if settings.action == "move":
             splits, leaks, moved = resolve(stretches, settings, progress.update)
             for i, (own, part) in enumerate(zip(chosen, parts, strict=True)):
                 own.split[part] = splits[first[i] : first[i + 1]]
-            found = leaks.as_dict() | {
-                "moved": len(moved),
-                "moved_bases": int((stretches.end - stretches.begin)[moved].sum()),
-            }
+            for number, name in enumerate(SPLITS):
+                if (stretches.split == number).any() and not any((own.split == number).any() for own in chosen):
+                    raise ValueError(
+                        f"data.split.leaks.action move leaves {name} empty: all of it stands in train. Hold out what has no "
+                        "relatives there: data.split.by species, or a split for each source (data.sources[].split)"
+                    )
         else:
             leaks = find_leaks(stretches, settings, progress.update)
-            found = leaks.as_dict()
     if settings.action == "error" and leaks.above(settings.max_share):
         raise ValueError(leaks.message(settings.max_share))
-    return found | {"action": settings.action, "max_share": settings.max_share}
+    moved_bases = int((stretches.end - stretches.begin)[moved].sum())
+    settled = {
+        "action": settings.action,
+        "max_share": settings.max_share,
+        "moved": len(moved),
+        "moved_bases": moved_bases,
+    }
+    return leaks.as_dict() | settled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from titans_genomics.data.tokenizers import Tokenizer, make_tokenizer
 from titans_genomics.progress import Progress
 
 _ROWS = 1 << 16  # rows of a group of the index
+_FEW = ["source", "strand", "split", "contig", "mapq", "joined"]  # columns of few different values
 _BPE_PIECE = 1 << 16  # bases of a stretch that pieces are learned from
 
 
@@ -57,9 +59,11 @@ def write_index(
     row = 0
     total = sum(int((own.end - own.begin).sum()) for own in chosen)
     with (
-        pq.ParquetWriter(folder / INDEX, _schema(), compression="zstd") as table,
+        pq.ParquetWriter(folder / INDEX, _schema(), compression="lz4", use_dictionary=_FEW) as table,
         Progress(total, "bases", "writing tokens" if not plain else "writing the index") as progress,
+        ThreadPoolExecutor(1) as beside,  # writes while the next rows are made
     ):
+        writing: list[Future[None]] = []
         for source, shard, own in zip(config.data.sources, shards, chosen, strict=True):
             order = np.argsort(own.split, kind="stable")
             begin, end, joined, split = own.begin[order], own.end[order], own.joined[order], own.split[order]
@@ -91,10 +95,14 @@ def write_index(
             for at in range(0, len(order), _ROWS):
                 part = slice(at, at + _ROWS)
                 rows_of = own.record[order[part]]
-                table.write_table(
-                    _rows(source, shard, rows_of, begin[part], end[part], length[part], split[part], joined[part])
-                )
+                rows = _rows(source, shard, rows_of, begin[part], end[part], length[part], split[part], joined[part])
+                writing.append(beside.submit(table.write_table, rows))
+                for done in writing[:-2]:
+                    done.result()
+                del writing[:-2]
             row += len(order)
+        for done in writing:
+            done.result()
     save_array(folder / PLACES, np.concatenate(places))
     return runs
 
@@ -134,8 +142,7 @@ def _rows(
     """Rows of the index for some stretches of a source."""
     import pyarrow as pa
 
-    table = shard.table.take(record)
-    offset = table.column("offset").to_numpy()
+    offset = shard.columns("offset")[0][record]
     count = len(record)
 
     def same(value: str) -> Any:
@@ -143,7 +150,7 @@ def _rows(
 
     columns = {
         "source": same(source.label),
-        "record": table.column("name"),
+        "record": shard.names.take(pa.array(record)),
         "start": begin - offset,
         "end": end - offset,
         "strand": same("+"),
@@ -152,15 +159,15 @@ def _rows(
         "joined": joined,
     }
     if shard.facts["what"] == "reads":
-        aligned = table.column("contig").to_numpy() >= 0
-        numbers = pa.array(table.column("contig").to_numpy(), mask=~aligned)
-        contigs = list(shard.facts["contigs"]) or [""]
-        columns["strand"] = pa.DictionaryArray.from_arrays(
-            table.column("minus").to_numpy().astype(np.int32), ["+", "-"]
+        contig, minus, *positions = (
+            column[record] for column in shard.columns("contig", "minus", "start", "end", "mapq")
         )
-        columns["contig"] = pa.DictionaryArray.from_arrays(numbers, contigs)
-        for name, column in (("aligned_start", "start"), ("aligned_end", "end"), ("mapq", "mapq")):
-            columns[name] = pa.array(table.column(column).to_numpy(), mask=~aligned)
+        unaligned = contig < 0
+        contigs = list(shard.facts["contigs"]) or [""]
+        columns["strand"] = pa.DictionaryArray.from_arrays(minus.astype(np.int32), ["+", "-"])
+        columns["contig"] = pa.DictionaryArray.from_arrays(pa.array(contig, mask=unaligned), contigs)
+        for name, column in zip(("aligned_start", "aligned_end", "mapq"), positions, strict=True):
+            columns[name] = pa.array(column, mask=unaligned)
     else:
         for name in ("contig", "aligned_start", "aligned_end", "mapq"):
             columns[name] = pa.nulls(count, _schema().field(name).type)

@@ -84,6 +84,7 @@ def choose(config: Config, shards: Sequence[Shard]) -> list[Chosen]:
             raise ValueError(
                 f"{source.path}: nothing of it is left ({_reasons(chosen[-1].left_out)}). Loosen {_REMEDY}"
             )
+    _split_molecules(config, shards, chosen)
     return chosen
 
 
@@ -108,7 +109,7 @@ def _units(source: SourceConfig, data: DataConfig, shard: Shard) -> _Units:
     chosen = np.stack([offset, offset + length], axis=1)[kept]
     for path, key in ((source.regions, "regions"), (source.exclude, "exclude")):
         if path is not None:
-            names = shard.columns("name")[0].tolist()
+            names = shard.names.to_pylist()
             regions = fit_regions(
                 read_regions(path), dict(zip(names, length.tolist(), strict=True)), path, source.path, key
             )
@@ -188,7 +189,7 @@ def _species_splits(config: Config, bases: dict[int, int], shards: Sequence[Shar
 
 
 def _reads(config: Config, source: SourceConfig, shard: Shard, fixed: int | None) -> Chosen:
-    """Every read that is used is a stretch of its own."""
+    """Every read that is used is a stretch of its own. Those that are split by molecule are all in train as yet."""
     data = config.data
     offset, length, key, contig, start, end = shard.columns("offset", "length", "key", "contig", "start", "end")
     left_out: dict[str, Any] = {}
@@ -221,10 +222,35 @@ def _reads(config: Config, source: SourceConfig, shard: Shard, fixed: int | None
         across = split < 0
         _note(left_out, "across the border of two splits", length[rows[across]].sum(), across.sum())
         rows, split = rows[~across], split[~across]
-    elif fixed is None:
-        split = read_splits(key[rows], length[rows], data.split)
     begin = offset[rows]
     return Chosen(begin, begin + length[rows], rows, split, np.zeros(len(rows), dtype=bool), left_out)
+
+
+def _split_molecules(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen]) -> None:
+    """Give the reads of all sources that are split by molecule their splits.
+
+    Sources that share molecules, as the two files of paired reads do, are divided together; each of the others by itself.
+    """
+    sources = config.data.sources
+    if config.data.split.reads == "locus" or config.data.split.by == "species":
+        return
+    keys = {
+        i: shards[i].columns("key")[0][own.record]
+        for i, own in enumerate(chosen)
+        if shards[i].facts["what"] == "reads" and sources[i].split is None
+    }
+    groups: list[tuple[list[int], np.ndarray]] = []
+    for i, own in keys.items():
+        members, molecules = [i], np.unique(own)
+        for group in [g for g in groups if len(np.intersect1d(g[1], molecules, assume_unique=True))]:
+            groups.remove(group)
+            members, molecules = group[0] + members, np.union1d(group[1], molecules)
+        groups.append((members, molecules))
+    for members, _ in groups:
+        lengths = [chosen[i].end - chosen[i].begin for i in members]
+        splits = read_splits(np.concatenate([keys[i] for i in members]), np.concatenate(lengths), config.data.split)
+        for i, own in zip(members, np.split(splits, np.cumsum([len(x) for x in lengths])[:-1]), strict=True):
+            chosen[i].split = own
 
 
 def _locus_splits(

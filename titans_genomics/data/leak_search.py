@@ -8,8 +8,9 @@ between its k-mers, so that sequence is found in which mutations leave only some
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from titans_genomics.config import LeaksConfig
 from titans_genomics.data.leaks import LARGEST, Held, Leaks, Locus, Match, Pair, Stretches
 from titans_genomics.data.sketch import HeldOut, sketch
 from titans_genomics.data.splits import SPLITS, TRAIN
+
+T = TypeVar("T")
 
 _MOST = 1 << 23  # held-out k-mers that are kept; of more sequence fewer are compared
 _WINDOW = 1 << 19  # held-out k-mers chained at a time
@@ -97,6 +100,15 @@ def resolve(
         search.turn_to_train(more)
 
 
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = beside.submit(next, items, None)
+            yield item
+
+
 class _Search:
     """The sketches of both sides. Inside, stretches are sorted and lie in one coordinate for all sources."""
 
@@ -113,8 +125,8 @@ class _Search:
         self.scale, self.judged = self._plan(~train)
         hashes, places = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
         for own_hashes, own_places in self._sketches(self.judged, self.scale, advance):
-            hashes.append(own_hashes.copy())
-            places.append(own_places.copy())
+            hashes.append(own_hashes)
+            places.append(own_places)
         hashes, places = [np.concatenate(hashes)], [np.concatenate(places)]  # what they were made of is free again
         self.held = HeldOut(hashes.pop(), places.pop())
         if len(self.held.places):
@@ -152,7 +164,8 @@ class _Search:
             own = low + np.flatnonzero(chosen[low:high])
             offset = int(self.offsets[source])
             begins, ends = self.begin[own] - offset, self.end[own] - offset
-            for hashes, places, bases in sketch(codes, begins, ends, offset, self.config.k, int(scale[source])):
+            pieces = sketch(codes, begins, ends, offset, self.config.k, int(scale[source]))
+            for hashes, places, bases in _ahead((h.copy(), p.copy(), bases) for h, p, bases in pieces):
                 yield hashes, places
                 advance(bases)
 

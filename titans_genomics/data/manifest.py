@@ -11,7 +11,7 @@ import numpy as np
 
 from titans_genomics import __version__
 from titans_genomics.config import Config, DataConfig, SourceConfig
-from titans_genomics.data.layout import Chosen, merge_dropped
+from titans_genomics.data.layout import Chosen, cut, merge_dropped
 from titans_genomics.data.shard import Shard
 from titans_genomics.data.splits import SPLITS
 
@@ -84,7 +84,7 @@ def describe(
         "bases": facts["bases"],
         "acgt": facts["acgt"],
         "n": facts["n"],
-        "n_runs": len(shard.n_runs),
+        "n_runs": len(cut(shard.n_runs, shard.columns("offset")[0])),
         "gc": (facts["acgt"]["C"] + facts["acgt"]["G"]) / max(bases, 1),
         "iupac": facts["iupac"],
         "soft_masked": facts["soft_masked"],

@@ -15,6 +15,7 @@ from titans_genomics.data.detect import Kind, source_kind
 from titans_genomics.data.fasta import read_fasta
 from titans_genomics.data.fastq import read_fastq
 from titans_genomics.data.flatfile import read_embl, read_genbank
+from titans_genomics.data.regions import read_regions
 from titans_genomics.data.text import read_text
 from titans_genomics.data.twobit import read_2bit
 
@@ -39,13 +40,25 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
     Raises ValueError or FileNotFoundError, naming the file and the remedy.
     """
     kind = source_kind(source)
+    try:
+        source.label.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{source.path}: the file's name is not UTF-8. Rename it, or give the source a name (data.sources[].name)"
+        ) from None
     if (kind == "text") != (data.tokenizer.kind == "byte") and data.tokenizer.kind != "bpe":
         raise ValueError(
             f"{source.path}: {kind} does not go with data.tokenizer.kind {data.tokenizer.kind}: text is read as byte or bpe, nucleotides as nucleotide, kmer or bpe"
         )
     for path, key in ((source.reference, "reference"), (source.regions, "regions"), (source.exclude, "exclude")):
-        if path is not None and not path.is_file():
+        if path is None:
+            continue
+        if not path.exists():
             raise FileNotFoundError(f"{path}: no such file (data.sources[].{key} of {source.path})")
+        if not path.is_file():
+            raise ValueError(f"{path}: not a regular file (data.sources[].{key} of {source.path})")
+        if key != "reference":
+            read_regions(path)
     if kind in ("bam", "cram"):
         check_bam(source, data)
         return kind

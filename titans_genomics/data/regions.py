@@ -20,6 +20,8 @@ import numpy as np
 _WHOLE = {b"region", b"chromosome", b"contig", b"scaffold", b"supercontig", b"source", b"databank_entry"}
 _STRANDS = {b"+", b"-", b".", b"?"}
 
+_DIGITS = 18  # of a position, so that it is an int64
+
 # Line number, contig, start, end.
 _Line = tuple[int, bytes, int, int]
 
@@ -49,15 +51,12 @@ def read_regions(path: Path) -> dict[str, np.ndarray]:
     found: dict[bytes, tuple[array[int], array[int]]] = {}
     circular: dict[bytes, int] = {}
     last = None
-    for number, name, start, end in _lines(path, circular):
+    for _, name, start, end in _lines(path, circular):
         if name != last:
             starts, ends = found.setdefault(name, (array("q"), array("q")))
             last = name
-        try:
-            starts.append(start)
-            ends.append(end)
-        except OverflowError:
-            raise _bad(path, number, f"no contig is {end} bases long") from None
+        starts.append(start)
+        ends.append(end)
     if not found:
         raise ValueError(f"{path}: the file holds no regions. Fill it, or take it out of the config")
     regions = {}
@@ -161,13 +160,21 @@ def _lines(path: Path, circular: dict[bytes, int]) -> Iterator[_Line]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw
+            _rewind(stream)
             gff = _is_gff(stream)
-            stream.seek(0)
+            _rewind(stream)
             yield from _gff_lines(path, stream, circular) if gff else _bed_lines(path, stream)
     except EOFError:
         raise ValueError(f"{path}: gzip data cut short. Copy or download the file again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged gzip data ({error}). Copy or download the file again") from None
+
+
+def _rewind(stream: IO[bytes]) -> None:
+    """To the beginning, behind a byte order mark."""
+    stream.seek(0)
+    if stream.read(3) != b"\xef\xbb\xbf":
+        stream.seek(0)
 
 
 def _is_gff(stream: IO[bytes]) -> bool:
@@ -189,7 +196,7 @@ def _bed_lines(path: Path, stream: IO[bytes]) -> Iterator[_Line]:
     for number, line in enumerate(stream, 1):
         fields = line.split(None, 3)
         if len(fields) >= 3 and fields[1].isdigit() and fields[2].isdigit():
-            start, end = int(fields[1]), int(fields[2])
+            start, end = _position(path, number, fields[1]), _position(path, number, fields[2])
             if start >= end:
                 raise _bad(path, number, f"start {start} is not below end {end} (0-based, the end excluded)")
             yield number, fields[0], start, end
@@ -206,13 +213,19 @@ def _gff_lines(path: Path, stream: IO[bytes], circular: dict[bytes, int]) -> Ite
         fields = line.split(b"\t", 8)
         if len(fields) < 8 or not fields[3].isdigit() or not fields[4].isdigit():
             raise _bad_fields(path, number, fields, fields[3:5], gff=True)
-        start, end = int(fields[3]), int(fields[4])
+        start, end = _position(path, number, fields[3]), _position(path, number, fields[4])
         if start < 1 or start > end:
             raise _bad(path, number, f"start {start} is not between 1 and end {end} (1-based, inclusive)")
         if start > 1 or fields[2] not in _WHOLE:
             yield number, fields[0], start - 1, end
         elif b"Is_circular=true" in fields[-1]:
             circular[fields[0]] = end
+
+
+def _position(path: Path, number: int, digits: bytes) -> int:
+    if len(digits) > _DIGITS:
+        raise _bad(path, number, f"no contig is {digits[:40].decode()} bases long")
+    return int(digits)
 
 
 def _bad_fields(path: Path, number: int, fields: list[bytes], positions: list[bytes], gff: bool = False) -> ValueError:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from titans_genomics.compiling import kernel
 from titans_genomics.data.layout import cut
 from titans_genomics.data.tally import tally
 
@@ -219,7 +219,7 @@ def _swapped(_, word):
     return types.uint64(types.uint64), lambda context, builder, signature, arguments: builder.bswap(arguments[0])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _mix(word, place):
     """A bijection of words for every place (that of SplitMix64)."""
     word += place * _STEP
@@ -228,7 +228,7 @@ def _mix(word, place):
     return word ^ (word >> _31)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _forward(codes, first, last):
     """Hash of ``codes[first:last]``."""
     total, words = _0, (last - first) >> 3
@@ -240,7 +240,7 @@ def _forward(codes, first, last):
     return _mix(total + _mix(rest, np.uint64(words)), np.uint64(last - first))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _reverse(codes, first, last):
     """The same of the reverse complement, in which N stays N."""
     total, words = _0, (last - first) >> 3
@@ -255,7 +255,7 @@ def _reverse(codes, first, last):
     return _mix(total + _mix(rest, np.uint64(words)), np.uint64(last - first))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _hash(codes, begins, ends, strands, hashes):
     """Hash of every record, from 1 on; with ``strands`` it is that of its reverse complement too."""
     for record in range(len(begins)):
@@ -265,7 +265,7 @@ def _hash(codes, begins, ends, strands, hashes):
         hashes[record] = max(own, _1)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _count(hashes, lengths, table, found):
     """Look up every hash in ``table`` (uint64, a power of two, 0 where empty), and add it.
 

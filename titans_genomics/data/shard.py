@@ -12,6 +12,7 @@ choose from it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ BASES, RECORDS, SOFTMASK, NRUNS, FACTS = SUFFIXES = (
 TOKENS = ".tokens"
 """What the file of a source's tokens ends in, where a token is not a base (module ``index``)."""
 
+_LONGEST = 160  # letters of a label in a file's name
 _GROUP = 1 << 16  # rows of the table that are written together
 _WRITE = 1 << 16  # bytes; larger writes are slower where the page cache has to find large pages
 READ_COLUMNS = ("key", "minus", "contig", "start", "end", "mapq")
@@ -43,7 +45,10 @@ READ_COLUMNS = ("key", "minus", "contig", "start", "end", "mapq")
 
 def shard_path(folder: Path, label: str, suffix: str) -> Path:
     """A file of the shard of a source; ``folder`` is the store's folder of shards."""
-    return folder / (quote(label, safe="") + suffix)
+    stem = quote(label, safe="")
+    if len(stem) > _LONGEST:  # such as of other scripts, whose letters become nine
+        stem = f"{stem[:_LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
+    return folder / (stem + suffix)
 
 
 class Shard:
@@ -87,15 +92,33 @@ class Shard:
         return np.load(shard_path(self.folder, self.label, NRUNS), mmap_mode="r")
 
     @cached_property
-    def table(self) -> Any:
-        """The table of records, a `pyarrow.Table`."""
+    def names(self) -> Any:
+        """Names of the records, a `pyarrow.StringArray`."""
+        return self._read(["name"])["name"]
+
+    @cached_property
+    def _numbers(self) -> dict[str, np.ndarray]:
+        reads = READ_COLUMNS if self.facts["what"] == "reads" else ()
+        found = self._read(["offset", "length", *reads])
+        return {name: column.to_numpy(zero_copy_only=False) for name, column in found.items()}
+
+    def _read(self, columns: list[str]) -> dict[str, Any]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(shard_path(self.folder, self.label, RECORDS))
+        path = shard_path(self.folder, self.label, RECORDS)
+        try:
+            table = pq.read_table(path, columns=columns, memory_map=True).combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: damaged ({error}). Run `titans-genomics tokenize` again") from None
+        return {
+            name: table.column(name).chunk(0) if len(table) else pa.array([], table.schema.field(name).type)
+            for name in columns
+        }
 
     def columns(self, *names: str) -> list[np.ndarray]:
-        """Columns of the table of records."""
-        return [self.table.column(name).to_numpy() for name in names]
+        """Columns of the table of records: ``offset``, ``length``, and of reads those of `READ_COLUMNS`."""
+        return [self._numbers[name] for name in names]
 
 
 class ShardWriter:
@@ -197,7 +220,9 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         if self._table is None:
-            self._table = pq.ParquetWriter(self._path(RECORDS), self._schema, compression="zstd")
+            self._table = pq.ParquetWriter(
+                self._path(RECORDS), self._schema, compression="lz4", use_dictionary=["contig", "minus", "mapq"]
+            )
         starts = np.concatenate([np.zeros(0, dtype=np.int64), *self._starts])
         lengths = np.diff(starts, append=self.bases)
         rows = len(starts) if last else len(starts) - 1

@@ -26,16 +26,19 @@ def assign(lengths: Sequence[int], order: Sequence[int], validation: float, test
     """
     total = sum(lengths)
     target = {VALIDATION: validation * total, TEST: test * total}
-    held = {VALIDATION: 0, TEST: 0}
+    missing_validation, missing_test = target[VALIDATION], target[TEST]
     splits = np.zeros(len(lengths), dtype=np.int8)
     for unit in order:
-        split = max(held, key=lambda s: target[s] - held[s])
-        missing = target[split] - held[split]
-        if missing <= 0:
-            break
-        if abs(missing - lengths[unit]) < missing:
-            splits[unit] = split
-            held[split] += lengths[unit]
+        length = lengths[unit]
+        if missing_validation >= missing_test:
+            if missing_validation <= 0:
+                break
+            if abs(missing_validation - length) < missing_validation:
+                splits[unit] = VALIDATION
+                missing_validation -= length
+        elif abs(missing_test - length) < missing_test:
+            splits[unit] = TEST
+            missing_test -= length
     _fill_empty(splits, lengths, order, target)
     return splits
 

@@ -8,6 +8,7 @@ in pieces when it is asked for.
 from __future__ import annotations
 
 import json
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -148,7 +149,7 @@ class Run:
         """The segment that holds a token (or whose EOS it is), and the token's number within it."""
         if not 0 <= place < len(self):
             raise IndexError(f"token {place} of {len(self)}")
-        own = int(np.searchsorted(self.places[:, 2], place, side="right")) - 1
+        own = bisect(self.places, place, key=lambda row: row[2]) - 1
         return self.store.index[self.segments[own]], place - int(self.places[own, 2])
 
     def locate(self, place: int) -> Locus:

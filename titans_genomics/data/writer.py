@@ -14,7 +14,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,13 @@ def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, An
         if source.url is not None:
             fetch(source)
     kinds = [check_source(source, config.data) for source in config.data.sources]
+    if "text" in kinds and set(kinds) != {"text"}:
+        text, other = (
+            next(i for i, kind in enumerate(kinds) if (kind == "text") == is_text) for is_text in (True, False)
+        )
+        raise ValueError(
+            f"{config.data.sources[text].path} is text, {config.data.sources[other].path} is {kinds[other]}: one run reads text or nucleotides. Give each a config of its own"
+        )
     try:
         with store_folder.writing(out) as (folder, before):
             jobs = jobs or len(os.sched_getaffinity(0))
@@ -137,23 +144,33 @@ def _read(
     stop: threading.Event,
 ) -> None:
     """One source to its shard, unless it is there already."""
+    if source.md5 is not None and source.url is None:  # of downloads `fetch` has looked at it
+        check_md5(source.path, source.md5)
     checksum = _Checksum(source.path)
     settings = _settings(source, kind, config)
+    if source.md5 is not None:
+        check_md5(source.path, source.md5)
     for there in (shards, before):
         if there is not None and reuse(source.label, settings, source.path, there, shards, checksum.wait):
             advance(1.0)
             return
     checksum.start()
     state = source.path.stat()
-    if source.md5 is not None:
-        check_md5(source.path, source.md5)
     dropped: Counter[str] = Counter()
     writer = ShardWriter(shards, source.label, what(kind, config.data))
     try:
-        for batch in _batches(source, kind, config, shards, dropped, advance):
-            if stop.is_set():
-                raise InterruptedError
-            writer.add(batch)
+        with ThreadPoolExecutor(
+            1, thread_name_prefix="writer"
+        ) as beside:  # one batch is written while the next is read
+            written: Future[None] | None = None
+            for batch in _batches(source, kind, config, shards, dropped, advance):
+                if stop.is_set():
+                    raise InterruptedError
+                if written is not None:
+                    written.result()
+                written = beside.submit(writer.add, batch)
+            if written is not None:
+                written.result()
         facts = {
             "settings": settings,
             "path": str(source.path),

@@ -18,3 +18,25 @@ rule tokenize:
         mem_mb=4000,
     shell:
         "titans-genomics tokenize --config {input.settings} --jobs {threads} 2>&1 | tee -i {log}"
+
+
+rule inspect:
+    # What is in the store, for people (a page) and for programs.
+    input:
+        store=f"{RUN}/tokens.done",
+    output:
+        page=report(f"{RUN}/data.html", caption="../report/data.rst", category="Data"),
+        numbers=f"{RUN}/data.json",
+    log:
+        f"{RUN}/logs/inspect.log",
+    benchmark:
+        f"{RUN}/benchmarks/inspect.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        store=f"{RUN}/tokens",
+    shell:
+        "titans-genomics inspect {params.store:q} --json --page {output.page} > {output.numbers} 2> {log}"
