@@ -265,7 +265,9 @@ def main(arguments: list[str] | None = None) -> None:
         results = json.loads(path.read_text())
     else:
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the scratch folder goes
-        with tempfile.TemporaryDirectory(prefix="scratch-", dir=chosen.scratch or Path(__file__).parent) as scratch:
+        parent = chosen.scratch or Path(__file__).parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent) as scratch:
             (Path(scratch) / ".gitignore").write_text("*\n")
             sizes = QUICK if chosen.quick else Sizes()
             bench = Bench(sizes, Path(scratch), chosen.threads, path, lambda text: print(text, flush=True))

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from small import small_settings
 
 from titans_genomics.config import Config, parse_config
+
+settings.register_profile("unhurried", deadline=None)  # a kernel may be compiled, or the machine be busy
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

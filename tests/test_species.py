@@ -106,6 +106,47 @@ def test_the_task_end_to_end(small_folder, small_store, small_model, downstream,
     assert again == found
 
 
+def test_sequences_are_the_same_whatever_a_token_is(small_folder, small_store, downstream, tmp_path):
+    """Those of a source are the bases of its test split, those of a file its contigs of data.min_contig bases or more."""
+    from titans_genomics.data.store import TokenStore, tokenize
+
+    two = tmp_path / "two.fa"
+    two.write_text((small_folder / "rich.fa").read_text() + ">short\n" + "ACGT" * 20 + "\n")
+    classes = [downstream["species"][0], {"species": "rich", "path": str(two)}]
+    config = config_of(small_folder, downstream, species=classes)
+    plain, rich = config.downstream.species
+    store = TokenStore(small_store)
+    regions = task._regions(config, store, plain)
+    genome = "".join(line for line in (small_folder / "genome.fa").read_text().split() if not line.startswith(">"))
+    offsets = {"one": 0, "two": 20_000}
+    held_out = [
+        genome[offsets[s.record] + s.start : offsets[s.record] + s.end] for s in store.index if s.split == "test"
+    ]
+    expected = [stretch[i : i + 500] for stretch in held_out for i in range(0, len(stretch), 500)]
+    assert [decode(region) for region in regions] == [piece for piece in expected if len(piece) >= 64]
+    assert sum(len(region) for region in task._regions(config, store, rich)) == 6_000
+    for number, tokenizer in enumerate(({"kind": "kmer"}, {"kind": "bpe", "vocab_size": 64})):
+        settings = small_settings(small_folder)
+        settings["data"]["tokenizer"] = tokenizer
+        tokenize(parse_config(settings, "other"), tmp_path / str(number))
+        others = task._regions(config, TokenStore(tmp_path / str(number)), plain)
+        assert all((one == other).all() for one, other in zip(regions, others, strict=True))
+
+
+def test_a_model_of_other_tokens_end_to_end(small_folder, downstream, tmp_path):
+    from titans_genomics.data.store import tokenize
+    from titans_genomics.training import train
+
+    settings = small_settings(small_folder, max_steps=2, context=32) | {"downstream": downstream}
+    settings["data"]["tokenizer"] = {"kind": "bpe", "vocab_size": 64}
+    config = parse_config(settings, "bpe")
+    tokenize(config, tmp_path / "tokens")
+    train(config, tmp_path / "tokens", tmp_path / "model")
+    found = task.species(config, tmp_path / "tokens", tmp_path / "model", tmp_path / "species.json")
+    assert found["methods"]["kmer"]["accuracy"] > 0.9
+    assert np.load(tmp_path / "embeddings.npz")["embedding"].shape == (2 * 40, 16)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from small import small_settings
 
 from titans_genomics.config import TrainConfig, parse_config
-from titans_genomics.data.store import tokenize
-from titans_genomics.training import fit, load_model, next_token_nll, train
+from titans_genomics.data.alphabet import EOS
+from titans_genomics.data.store import TokenStore, tokenize
+from titans_genomics.data.windows import MASKED
+from titans_genomics.training import fit, load_model, next_token_nll, train, with_vocabulary
 from titans_genomics.training.logs import Metrics
 from titans_genomics.training.module import NextToken, StepOrder, learning_rate
 
@@ -198,7 +200,7 @@ def test_a_slurm_job_of_one_task_uses_all_its_devices(small_folder, small_store,
     other = subprocess.run(
         command, env=environment | {"SLURM_NTASKS": "3"}, capture_output=True, text=True, timeout=120
     )
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "train.devices x train.num_nodes is 2, but this SLURM job has 3 task(s)" in other.stderr
 
 
@@ -276,6 +278,163 @@ def test_a_killed_run_that_carries_its_memory_ends_with_the_same_weights(small_f
     assert saved % 3 == 0 or saved == 14
     subprocess.run(command("cut"), check=True, env=ALONE, capture_output=True, timeout=120)
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+# ------------------------------------------------------------------- soft-masking, documents, tokens
+
+
+def batch_of(*documents):
+    """Rows of one window each, made of documents that end in EOS, cut to the same length."""
+    rows = [[token for document in row for token in [*document, EOS]] for row in documents]
+    length = min(map(len, rows))
+    return torch.tensor([row[:length] for row in rows])
+
+
+def random_documents(seed, *lengths):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 4, length).tolist() for length in lengths]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("piece", [None, 20])
+def test_soft_masked_bases_weigh_less_in_the_loss(small_folder, weight, piece):
+    training = NextToken(config_of(small_folder, soft_mask_weight=weight, piece=piece).model_dump(mode="json"))
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 8, (3, 65), generator=generator)
+    masked = torch.rand(3, 65, generator=generator) < 0.4
+    loss = training.training_step(tokens + masked * MASKED, 0)
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in training.model.named_parameters()}
+    training.zero_grad()
+    targets = tokens[:, 1:]
+    state, total = None, 0
+    weights = torch.where(masked[:, 1:], weight, 1.0) * (targets < 4)
+    for part, following, weighing in zip(
+        *(x.split(piece or 64, 1) for x in (tokens[:, :-1], targets, weights)), strict=True
+    ):
+        logits, state = training.model(part, state.detach() if state else None)
+        total = total + (next_token_nll(logits, following) * weighing).sum() / weights.sum()
+    total.backward()
+    for name, p in training.model.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, atol=1e-6, rtol=1e-4)
+    if piece is None:
+        torch.testing.assert_close(loss.detach(), total.detach())
+        nll = next_token_nll(training.model(tokens[:, :-1])[0], targets)
+        torch.testing.assert_close(training._losses[0], (nll.sum() / (targets < 4).sum()).detach())
+
+
+def test_a_window_of_nothing_but_soft_masked_bases_does_not_break_the_step(small_folder):
+    training = NextToken(config_of(small_folder, soft_mask_weight=0).model_dump(mode="json"))
+    loss = training.training_step(torch.zeros(2, 65, dtype=torch.int64) + MASKED, 0)
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or (p.grad == 0).all() for p in training.model.parameters())
+
+
+def test_soft_masking_reaches_training_from_the_file(small_folder, small_model, tmp_path):
+    """With lower case in the genome the weight changes what is learned; without, it changes nothing."""
+    lower = tmp_path / "genome.fa"
+    lines = (small_folder / "genome.fa").read_text().splitlines()
+    letters = [line if line[0] == ">" else line[:9_000] + line[9_000:14_000].lower() + line[14_000:] for line in lines]
+    lower.write_text("\n".join(letters) + "\n")
+    models = {}
+    for folder in (small_folder, tmp_path):
+        tokenize(parse_config(small_settings(folder), "x"), tmp_path / folder.name / "tokens")
+        for weight in (1.0, 0.3):
+            out = tmp_path / f"{folder.name}-{weight}"
+            train(config_of(folder, soft_mask_weight=weight), tmp_path / folder.name / "tokens", out)
+            models[folder, weight] = out
+    assert same_weights(small_model, models[small_folder, 1.0])
+    assert same_weights(small_model, models[small_folder, 0.3])
+    assert same_weights(small_model, models[tmp_path, 1.0])
+    assert not same_weights(small_model, models[tmp_path, 0.3])
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "transformer"])
+def test_documents_with_a_memory_of_their_own(small_folder, variant):
+    """The loss of a window is that of its documents each read alone, and nothing crosses from one into another."""
+    settings = small_settings(small_folder, documents="reset")
+    settings["model"] |= {"segment": 16, "window": 16} | ({} if variant == "transformer" else {"variant": variant})
+    config = parse_config(settings, "x").model_dump(mode="json")
+    training = NextToken(config, "transformer" if variant == "transformer" else "titans")
+    rows = [random_documents(0, 9, 30, 1, 40), random_documents(1, 50, 3, 40)]
+    batch = batch_of(*rows)
+    inputs, targets = batch[:, :-1], batch[:, 1:]
+    with torch.no_grad():
+        logits = training(inputs)
+        loss = training.training_step(batch, 0)
+        nll = []
+        for row in range(2):
+            begin = 0
+            for end in [*((inputs[row] == EOS).nonzero()[:, 0] + 1).tolist(), inputs.shape[1]]:
+                alone = training.model(inputs[row : row + 1, begin:end])[0]
+                torch.testing.assert_close(logits[row, begin:end], alone[0], atol=1e-5, rtol=1e-4)
+                nll.append(next_token_nll(alone, targets[row : row + 1, begin:end]))
+                begin = end
+        expected = sum(part.sum() for part in nll) / (targets < 4).sum()
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(training.validation_step(batch, 0)[0], expected.double() * (targets < 4).sum())
+        for changed in range(4):
+            other = [list(document) for document in rows[0]]
+            other[changed] = random_documents(7 + changed, len(other[changed]))[0]
+            again = training(batch_of(other, rows[1])[:, :-1])
+            at = 0
+            for number, document in enumerate(rows[0]):
+                here = slice(at, min(at + len(document) + 1, inputs.shape[1]))
+                same = torch.equal(logits[0, here], again[0, here])
+                assert same == (number != changed) or rows[0][number] == other[number]
+                at += len(document) + 1
+            assert torch.equal(logits[1], again[1])
+
+
+def test_documents_that_are_joined_do_read_on(small_folder):
+    training = NextToken(config_of(small_folder).model_dump(mode="json"))
+    rows = [random_documents(0, 9, 30), [random_documents(3, 9)[0], random_documents(0, 9, 30)[1]]]
+    with torch.no_grad():
+        logits = training(batch_of(*rows))
+    assert not torch.equal(logits[0, 10:], logits[1, 10:])
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [{"kind": "kmer", "k": 3}, {"kind": "kmer", "k": 3, "overlap": True}, {"kind": "bpe", "vocab_size": 64}],
+    ids=str,
+)
+def test_training_on_tokens_of_several_bases(small_folder, tmp_path, tokenizer):
+    """The model has the vocabulary of the store, and its loss is per base."""
+    settings = small_settings(small_folder, context=32, max_steps=2)
+    settings["data"]["tokenizer"] = tokenizer
+    config = parse_config(settings, "x")
+    tokenize(config, tmp_path / "tokens")
+    summary = train(config, tmp_path / "tokens", tmp_path / "out")
+    own = TokenStore(tmp_path / "tokens").tokenizer
+    description = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert description["config"]["vocab_size"] == own.vocab_size
+    assert description["vocabulary"] == list(own.vocabulary)
+    assert summary["steps"] == 2
+    training = NextToken(with_vocabulary(config, TokenStore(tmp_path / "tokens")).model_dump(mode="json"))
+    training.read_tokens_of(own)
+    batch = torch.randint(0, own.vocab_size, (2, 33), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        training.training_step(batch, 0)
+        logits = training.model(batch[:, :-1])[0]
+    bases = torch.from_numpy(np.where(own.scored, own.bases, 0))[batch[:, 1:]]
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+    torch.testing.assert_close(training._losses[0], nll[bases > 0].sum() / bases.sum())
+    settings["model"]["vocab_size"] = 100
+    with pytest.raises(ValueError, match=r"model\.vocab_size is 100, the tokens of .* are .*Leave it out"):
+        train(parse_config(settings, "x"), tmp_path / "tokens", tmp_path / "other")
+
+
+def test_training_on_text(tmp_path):
+    (tmp_path / "x.txt").write_text("<|endoftext|>\n".join(f"the {i}th of many lines\n" * 3 for i in range(60)))
+    settings = small_settings(tmp_path, max_steps=2, reverse_complement=0, documents="reset")
+    settings["data"]["sources"] = [{"path": str(tmp_path / "x.txt"), "kind": "text"}]
+    settings["data"]["tokenizer"] = {"kind": "byte"}
+    config = parse_config(settings, "x")
+    tokenize(config, tmp_path / "tokens")
+    summary = train(config, tmp_path / "tokens", tmp_path / "out")
+    assert 0 < summary["best_val_bits_per_base"] < 9
 
 
 # --------------------------------------------------------------------------------------- not finite
@@ -471,9 +630,9 @@ def test_wandb_offline_keeps_references_not_copies(small_folder, small_store, tm
     assert summary["steps"] == 20
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     recorded = log.read_bytes()
-    for expected in (b"tokens.bin", b"best.ckpt", b"bits_per_base", b"alpha/0"):
+    for expected in (b"genome.bases", b"best.ckpt", b"bits_per_base", b"alpha/0"):
         assert expected in recorded
-    copies = [path for path in (tmp_path / "wandb").rglob("*") if path.name in ("tokens.bin", "best.ckpt")]
+    copies = [path for path in (tmp_path / "wandb").rglob("*") if path.name in ("genome.bases", "best.ckpt")]
     assert not copies
 
 

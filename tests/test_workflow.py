@@ -132,7 +132,13 @@ def small(tmp_path_factory):
     config["train"] |= {"transformer": False, "context": 64, "batch_size": 2, "wandb": {"mode": "disabled"}}
     config["evaluate"]["context"] = 64
     (folder / "small.yaml").write_text(yaml.safe_dump(config))
-    assert ran(snakemake(folder, config=folder / "small.yaml")) == {"tokenize", "inspect", "train", "evaluate", "report"}
+    assert ran(snakemake(folder, config=folder / "small.yaml")) == {
+        "tokenize",
+        "inspect",
+        "train",
+        "evaluate",
+        "report",
+    }
     return folder
 
 

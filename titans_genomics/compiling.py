@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
 
 def compiled(*, calls: Sequence[str | Path] = (), **options: Any) -> Callable[[Callable], Callable]:
@@ -28,7 +28,7 @@ def compiled(*, calls: Sequence[str | Path] = (), **options: Any) -> Callable[[C
             kept = njit(cache=True, **options)(function)
         except RuntimeError:  # no folder to write to: compiled again in every process
             return njit(**options)(function)
-        if calls:
+        if calls and not config.DISABLE_JIT:
             contents = b"".join(Path(path).read_bytes() for path in calls)
             file = kept._cache._cache_file
             file._source_stamp = (file._source_stamp, hashlib.sha256(contents).hexdigest())

@@ -141,6 +141,10 @@ class LeaksConfig(Section):
         "error",
         description="above max_share: stop with an error, move the held-out stretches concerned to train, only report, or do not look",
     )
+    tool: Literal["sketch", "mmseqs2"] = Field(
+        "sketch",
+        description="what searches: sketch (shared k-mers; nothing to install) or mmseqs2 (alignments of the program mmseqs, for relatives below 90% identity)",
+    )
     max_share: Fraction = Field(
         0.3, description="largest share of a source's held-out bases that may stand near-identically in train"
     )
@@ -151,6 +155,9 @@ class LeaksConfig(Section):
         description="one in so many k-mers is compared (hashed, FracMinHash); of short reads more, of very much sequence fewer",
     )
     min_length: int = Field(500, ge=1, description="shorter matches are not counted, bases")
+    min_identity: Fraction = Field(
+        0.8, description="mmseqs2: alignments of a smaller share of identical bases are not counted"
+    )
 
 
 class SplitConfig(Section):

@@ -247,13 +247,35 @@ class _Figures:
         device = next(model.parameters()).device
         window = self.run.windows(starts, length + 1)
         batch = torch.from_numpy(window.astype(np.int64)).to(device)
-        if self.config.train.documents == "reset":
+        if self.config.train.documents == "join":
+            logits, state = model(batch[:, :-1], state)
+        elif len(batch) == 1:
+            logits, state = self._read_documents(model, batch[:, :-1], state)
+        else:
             begins = F.pad(batch[:, :-2] == self.run.store.tokenizer.eos, (1, 0), value=True)
             logits = model.packed(batch[:, :-1], begins)
-        else:
-            logits, state = model(batch[:, :-1], state)
         nll = next_token_nll(logits, batch[:, 1:], torch.from_numpy(self.scores))
         return nll.double().cpu().numpy() / math.log(2), self.scores[window[:, 1:]], state
+
+    def _read_documents(self, model: Any, tokens: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """Logits of tokens (1, T), every document with a memory of its own: ``state`` is that of the one that goes on.
+
+        The state that comes back is that of the last document, None when it ended.
+        """
+        ends = (tokens[0] == self.run.store.tokenizer.eos).nonzero()[:, 0] + 1
+        if not len(ends):
+            return model(tokens, state)
+        first, last = int(ends[0]), int(ends[-1])
+        logits = [model(tokens[:, :first], state)[0]]
+        if last > first:
+            within = tokens[:, first:last]
+            begins = F.pad(within[:, :-1] == self.run.store.tokenizer.eos, (1, 0), value=True)
+            logits.append(model.packed(within, begins))
+        state = None
+        if last < tokens.shape[1]:
+            rest, state = model(tokens[:, last:], None)
+            logits.append(rest)
+        return torch.cat(logits, dim=1), state
 
     def _block_of(self, index: Any) -> Any:
         return index // self.block

@@ -40,6 +40,7 @@ _INDEXES = (".fai", ".gzi", ".bai", ".csi", ".crai", ".tbi")
 _ENDINGS = re.compile(
     r"(\.(gz|bgz|bgzip|fa|fna|fas|fasta|ffn|frn|fq|fastq|gb|gbk|gbff|genbank|embl|2bit|bam|cram|txt))+$", re.IGNORECASE
 )
+_CONTROL = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_TEXT = (
     (b"PK\x03\x04", "an Excel workbook or a zip archive. Save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook. Save it as CSV"),
@@ -270,6 +271,9 @@ def _rows(sheet: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{sheet}: line {line}: {error}. Look for a quotation mark without its partner") from None
         if any("\n" in cell or "\r" in cell for cell in row):
             raise ValueError(f"{sheet}: line {line}: a line break within a cell. Look for a quotation mark too many")
+        odd = next((cell for cell in row if _CONTROL.search(cell)), None)
+        if odd is not None:
+            raise ValueError(f"{sheet}: line {line}: a control character in {odd!r}. Remove it")
         if any(row):
             yield line, row
 
@@ -279,7 +283,7 @@ def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
     columns = [cell.lower() for cell in row]
     if "path" not in columns:
         raise ValueError(
-            f"{sheet}: line {line}: no column path in the header ({', '.join(map(_shown, row))}). The first line that is not a comment names the columns; {known}"
+            f"{sheet}: line {line}: no column path in the header ({', '.join(row)}). The first line that is not a comment names the columns; {known}"
         )
     for i, column in enumerate(columns):
         if column not in COLUMNS:
@@ -288,10 +292,6 @@ def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
         if column in columns[:i]:
             raise ValueError(f"{sheet}: line {line}: two columns are named {column}. Remove or rename one of them")
     return columns
-
-
-def _shown(cell: str) -> str:
-    return cell if cell.isprintable() else repr(cell)
 
 
 def _weight(cell: str, where: str) -> float:

@@ -116,6 +116,8 @@ def test_less_usual_beginnings(file, content, kind):
         (b"NCBI.sra\x05", "fasterq-dump"),
         (b"BAI\x01\0\0", "index"),
         (">chr1\nACGT\n".encode("utf-16"), "UTF-16"),
+        (">chr1\nACGT\n".encode("utf-16-le"), "UTF-16"),
+        ("@r\nACGT\n+\nIIII\n".encode("utf-16-be"), "UTF-16"),
         (b"ACGTACGT\nACGT\n", "without a name"),
         (bytes(1000), "zero bytes"),
         (bytes(range(256)) * 20, "binary"),

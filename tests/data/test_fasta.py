@@ -48,7 +48,7 @@ sequences = st.one_of(st.text("ACGTNacgtn", max_size=40), st.integers(0, 300).ma
     st.sampled_from(["", "\n", "\ufeff", "\ufeff\r\n"]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_layout_of_lines_and_blocks_gives_the_same_records(
     tmp_path_factory, records, width, blocks, end, before, last_end
 ):
@@ -70,7 +70,7 @@ def test_any_layout_of_lines_and_blocks_gives_the_same_records(
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=3), st.sampled_from(["random", "n"]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_random_bases_do_not_depend_on_blocks_or_compression(tmp_path_factory, blocks, iupac):
     path = tmp_path_factory.mktemp("fasta") / "x.fa"
     write_fasta(path, {"a": "ACGTRYSW" * 30, "b": "ACGTNKMB" * 20})

@@ -42,7 +42,7 @@ def made(draw):
 
 
 @given(made(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_windows_are_those_of_the_run_written_out(made, data):
     tokens, stretches, places, run, mask = made
     length = data.draw(st.integers(1, len(run)))

@@ -106,7 +106,7 @@ def genomes(draw):
     st.sampled_from(["regions", "exclude", None]),
     st.integers(0, 9),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_contigs_against_one_base_after_the_other(
     tmp_path_factory, genome, n_runs, n_run, min_contig, by, listed, seed
 ):
@@ -330,7 +330,7 @@ def split_reads(folder: Path, made: Sequence[tuple[int, int, int, int]], entry: 
 
 
 @given(reads)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_reads_of_one_molecule_stay_together(tmp_path_factory, made):
     chosen = split_reads(tmp_path_factory.mktemp("layout"), made, split=no_leaks())
     assert chosen.record.tolist() == list(range(len(made)))
@@ -344,7 +344,7 @@ def test_reads_of_one_molecule_stay_together(tmp_path_factory, made):
 
 
 @given(reads, st.sampled_from([100, 500, 2_000]))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_reads_of_one_locus_stay_together_and_no_two_splits_overlap(tmp_path_factory, made, block):
     made = [*made, (10, 99, -1, 0)]  # one that is left whatever becomes of the others
     split = no_leaks(reads="locus", block=block)
@@ -381,7 +381,7 @@ def test_a_long_read_does_not_lie_across_a_block_of_another_split(tmp_path):
 
 
 @given(reads, st.sampled_from([0.01, 0.3, 1.0, 100.0]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_coverage_keeps_molecules_in_the_order_of_their_keys(tmp_path_factory, made, coverage):
     chosen = split_reads(tmp_path_factory.mktemp("layout"), made, reads={"coverage": coverage}, split=no_leaks())
     sizes: dict[int, int] = {}
@@ -403,7 +403,7 @@ def test_coverage_keeps_molecules_in_the_order_of_their_keys(tmp_path_factory, m
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2_900), st.integers(1, 100)), min_size=1, max_size=6),
     st.sampled_from(["regions", "exclude"]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_reads_are_chosen_by_what_they_are_aligned_to(tmp_path_factory, made, listed, key):
     folder = tmp_path_factory.mktemp("layout")
     covered = {name: np.zeros(length, dtype=bool) for name, length in REFERENCE.items()}

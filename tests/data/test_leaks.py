@@ -11,7 +11,8 @@ from titans_genomics.config import LeaksConfig
 from titans_genomics.data import leak_search
 from titans_genomics.data import sketch as sketch_module
 from titans_genomics.data.alphabet import reverse_complement
-from titans_genomics.data.leak_search import find_leaks, moved, resolve
+from titans_genomics.data.leak_search import find_leaks, resolve
+from titans_genomics.data.leak_sums import moved
 from titans_genomics.data.leaks import LARGEST, Stretches
 from titans_genomics.data.sketch import COPIES, HeldOut, sketch
 

@@ -73,7 +73,7 @@ def naive(sequence, soft_mask):
     st.sampled_from(["keep", "ignore", "n"]),
     st.integers(1, 5),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_lines_and_any_cuts_give_what_one_letter_after_the_other_gives(
     sequences, layout, widths, ends, soft_mask, edges
 ):
@@ -89,7 +89,6 @@ def test_any_lines_and_any_cuts_give_what_one_letter_after_the_other_gives(
 
 
 @given(coded, cuts, cuts, st.integers(0, 3))
-@settings(deadline=None)
 def test_random_bases_are_a_function_of_seed_record_and_position(sequence, layout, other_layout, seed):
     records = {"a": sequence + random_bases(20 + len(sequence))}
     found = spell(feed(encoder("random", seed=seed), records, layout))["a"]
@@ -126,7 +125,6 @@ def test_every_allowed_base_is_drawn_about_equally_often(code):
 
 
 @given(plain, plain, st.sampled_from("EFIJLOPQXZ*-.1?\0\x7f\xff" + ">@"), cuts)
-@settings(deadline=None)
 def test_a_letter_that_is_no_nucleotide_is_named_with_its_position(before, after, letter, layout):
     own = encoder()
     text = (before + "A" + letter + after).encode("latin-1")
@@ -139,7 +137,6 @@ def test_a_letter_that_is_no_nucleotide_is_named_with_its_position(before, after
 
 
 @given(plain, st.sampled_from("RYswKMbdHV"), cuts, st.sampled_from(["keep", "n"]))
-@settings(deadline=None)
 def test_an_ambiguous_base_can_be_an_error(before, code, layout, soft_mask):
     with pytest.raises(
         ValueError, match=rf"position {len(before)}: ambiguous base '{code}' and data\.iupac is 'error'"

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pysam
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import config_for, make_bam, mutated, random_bases, tokenized, write_fasta
 
+from titans_genomics.config import load_config
 from titans_genomics.data import writer
 from titans_genomics.data.alphabet import decode, encode, reverse_complement
 from titans_genomics.data.folder import FILES, PLACES, SHARDS
@@ -99,7 +101,7 @@ def check_loci(store: TokenStore, sequences: Mapping[tuple[str, str], str]) -> N
     n_runs=st.sampled_from(["keep", "drop"]),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_store_gives_back_what_was_read(tmp_path_factory, records, by, n_runs, seed):
     folder = tmp_path_factory.mktemp("store")
     records = {name: sequence + "A" for name, sequence in records.items()}
@@ -660,33 +662,31 @@ kill = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 """
     call = "\nwriter.tokenize(load_config(sys.argv[2]), Path(sys.argv[1]), jobs=1)\n"
     command = [sys.executable, "-c", prelude + code + call, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_killed_process_goes_on_from_the_first_of_two_sources(old_and_new):
+def test_a_killed_process_goes_on_from_the_first_of_two_sources(old_and_new, reads):
     out, settings_file = old_and_new
     before = contents(out)
     after_first = "real = shard.ShardWriter.finish\ndef finish(self, facts):\n    kill() if self.label == 'new1' else real(self, facts)\nshard.ShardWriter.finish = finish"
     killed = run_python(after_first, out, settings_file)
     assert (killed.returncode, killed.stdout.split()) == (-9, ["new0", "new1"])
     assert contents(out) == before
-    again = run_python("", out, settings_file)
-    assert (again.returncode, again.stdout.split()) == (0, ["new1"])
+    reads.clear()
+    tokenize(load_config(settings_file), out, 1)
+    assert reads == ["new1"]
     check_store(TokenStore(out), {(f"new{i}", "chr1"): random_bases(100_000, 5 + i) for i in range(2)})
     assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
-    assert run_python("", out, settings_file).stdout == ""
 
 
-@pytest.mark.parametrize(
-    "moment", ["writer.check_source", "shard.save_array", "index.save_array", "writer.versions", "folder.os.fsync"]
-)
+@pytest.mark.parametrize("moment", ["shard.save_array", "index.save_array", "writer.versions", "folder.os.fsync"])
 def test_a_process_killed_while_writing_leaves_the_old_store(old_and_new, moment):
     out, settings_file = old_and_new
     before = contents(out)
     assert run_python(f"{moment} = kill", out, settings_file).returncode == -9
     assert contents(out) == before
     assert TokenStore(out).sources == ["old"]
-    assert run_python("", out, settings_file).returncode == 0
+    tokenize(load_config(settings_file), out, 1)
     assert TokenStore(out).sources == ["new0", "new1"]
     assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
 
@@ -715,53 +715,58 @@ def test_killed_while_a_shard_was_read_anew_with_other_settings_nothing_old_is_b
     check_store(store, {("new0", "chr1"): random_bases(3_000) + random_bases(300, 1)})
 
 
-# Room in bytes: too little for anything, for the bases of a shard, or for tokens of two bytes only.
-@pytest.mark.parametrize("room", [1_000, 60_000, 100_500])
-@pytest.mark.parametrize("tokenizer", [{"kind": "nucleotide"}, {"kind": "kmer", "overlap": True}], ids=str)
-def test_a_full_disk_leaves_the_old_store_and_nothing_else(old_and_new, room, tokenizer):
+@pytest.mark.parametrize(
+    ("tokenizer", "room"),
+    [
+        ({"kind": "nucleotide"}, 60_000),  # too little for the bases of a shard
+        ({"kind": "kmer", "overlap": True}, 100_500),  # for tokens of two bytes only
+    ],
+    ids=["bases", "tokens"],
+)
+def test_a_full_disk_leaves_the_old_store_and_nothing_else(old_and_new, tokenizer, room):
     out, settings_file = old_and_new
     config = json.loads(settings_file.read_text())
     config["data"]["tokenizer"] = tokenizer
     settings_file.write_text(json.dumps(config))
     before = contents(out)
     done = run_python(f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))", out, settings_file)
-    if room > 100_000 and tokenizer["kind"] == "nucleotide":
-        assert done.returncode == 0, done.stderr
-        return
     assert done.returncode == 1
     assert "no room to write the token store (File too large)" in done.stderr
     assert contents(out) == before
     assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
 
 
-@pytest.mark.parametrize("what", ["shard.ParquetWriter", "index.ParquetWriter", "shard.save_array", "index.save_array"])
-def test_a_disk_that_fills_up_later(old_and_new, what):
+@pytest.mark.parametrize(
+    "file",
+    [
+        "new0.bases",
+        "new0.records.parquet",
+        "new1.softmask.npy",
+        "new1.json.tmp",
+        "index.parquet",
+        "places.npy",
+        "new0.tokens",
+        "tokenizer.json",
+        "manifest.json",
+    ],
+)
+def test_a_disk_that_fills_up_while_a_file_is_written(old_and_new, monkeypatch, file):
     out, settings_file = old_and_new
     before = contents(out)
-    module, name = what.split(".")
-    code = f"""
-real = getattr({module}, "{name}", None)
-def full(path, *arguments, **options):
-    with open("/dev/full", "wb") as handle:
-        handle.write(b"x")
-import pyarrow.parquet
-if "{name}" == "ParquetWriter":
-    class Full:
-        def __init__(self, path, *arguments, **options):
-            if ("index" in str(path)) == ("{module}" == "index"):
-                full(path)
-            self.real = plain(path, *arguments, **options)
-        def __getattr__(self, name): return getattr(self.real, name)
-        def __enter__(self): return self.real.__enter__()
-        def __exit__(self, *error): return self.real.__exit__(*error)
-    plain = pyarrow.parquet.ParquetWriter
-    pyarrow.parquet.ParquetWriter = Full
-else:
-    {module}.{name} = full
-"""
-    done = run_python(code, out, settings_file)
-    assert done.returncode == 1
-    assert "no room to write the token store (No space left on device)" in done.stderr
+    honest, parquet = Path.open, pyarrow.parquet.ParquetWriter
+
+    def on_disk(path):
+        return Path("/dev/full") if Path(path).name == file else path
+
+    def opened(path, mode="r", *arguments, **options):
+        return honest(on_disk(path) if "w" in mode else path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(
+        pyarrow.parquet, "ParquetWriter", lambda path, *a, **options: parquet(on_disk(path), *a, **options)
+    )
+    with pytest.raises(OSError, match=r"no room to write the token store \(No space left on device\)"):
+        tokenize(load_config(settings_file), out, 1)
     assert contents(out) == before
     assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
 

@@ -369,12 +369,9 @@ def _reference_fault(source: SourceConfig, bam: pysam.AlignmentFile) -> str | No
                 continue
             found = hashlib.md5(reference.fetch(name).upper().encode(), usedforsecurity=False).hexdigest()
             if found != expected:
-                return str(
-                    _wrong_reference(
-                        source,
-                        f"contig {name!r} has other bases (M5 checksum {found}, in the CRAM's header {expected})",
-                    )
-                )
+                what = f"contig {name!r} has other bases (M5 checksum {found}, in the CRAM's header {expected})"
+                stale = f", or run `samtools faidx {source.reference}` again if the file was changed after its index was made"
+                return f"{_wrong_reference(source, what)}{stale}"
     return None
 
 

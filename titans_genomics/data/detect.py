@@ -100,7 +100,7 @@ def detect_kind(path: Path) -> Kind:
             raise ValueError(f"{path}: compressed with gzip, which CRAM and 2bit files may not be. Decompress it")
         return "cram" if head.startswith(b"CRAM") else "2bit"
     _refuse_binary(path, head)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff", b">\0", b"\0>", b"@\0", b"\0@")):
+    if _is_utf16(head):
         raise ValueError(f"{path}: this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`")
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b">"):
@@ -188,6 +188,15 @@ def _refuse_binary(path: Path, head: bytes) -> None:
         raise ValueError(f"{path}: this is a tar archive. {_UNPACK}")
     if not head.strip(b"\0"):
         raise ValueError(f"{path}: begins with zero bytes only, as after a copy that failed. Copy or download it again")
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Whether text begins with its mark, or has a zero beside every letter."""
+    start = head[:64]
+    wide = not (start[::2].strip(b"\0") and start[1::2].strip(b"\0"))
+    return head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
+        len(start) > 3 and wide and start.replace(b"\0", b"").isascii()
+    )
 
 
 def _is_binary(head: bytes) -> bool:

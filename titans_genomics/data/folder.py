@@ -14,6 +14,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,15 +82,19 @@ def writing(out: Path) -> Iterator[tuple[Path, Path | None]]:
             if not any((partial / SHARDS).glob("*.json")):  # nothing that the next attempt could go on from
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        for path in [partial / name for name in FILES] + sorted((partial / SHARDS).iterdir()):
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+        with ThreadPoolExecutor(8) as pool:  # the disk takes as long for one as for several
+            list(pool.map(_to_disk, [partial / name for name in FILES] + sorted((partial / SHARDS).iterdir())))
         if out.exists():
             out.rename(old)
         partial.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def discard(out: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from titans_genomics.config import Config
+from titans_genomics.data import leak_mmseqs, leak_search
 from titans_genomics.data.layout import Chosen
-from titans_genomics.data.leak_search import find_leaks, resolve
 from titans_genomics.data.leaks import Stretches
 from titans_genomics.data.shard import Shard
 from titans_genomics.data.splits import SPLITS
@@ -25,9 +27,12 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
     Raises
     ------
     ValueError
-        A source's held-out share in train is above ``max_share`` and the action is ``error``; or moving leaves nothing.
+        A source's held-out share in train is above ``max_share`` and the action is ``error``; or moving leaves nothing; or MMseqs2
+        was asked for and is not installed, or fails.
     """
-    settings = config.data.split.leaks
+    settings, folder = config.data.split.leaks, shards[0].folder.parent
+    for left in folder.glob(f"{leak_mmseqs.PREFIX}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     if settings.action == "off" or any(shard.facts["what"] == "documents" for shard in shards):
         return None
     parts = []  # of every source the stretches that are compared
@@ -60,10 +65,16 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
         unit=np.concatenate(units) if reads else None,
     )
     total = int((stretches.end - stretches.begin).sum())
-    with Progress(total, "bases", "looking for leaks between splits") as progress:
+    what = "looking for leaks between splits"
+    if settings.tool == "mmseqs2":
+        find_leaks, resolve = (partial(step, folder=folder) for step in (leak_mmseqs.find_leaks, leak_mmseqs.resolve))
+        what += " with MMseqs2"
+    else:
+        find_leaks, resolve = leak_search.find_leaks, leak_search.resolve
+    with Progress(total, "bases", what) as progress:
         moved = np.zeros(0, dtype=np.int64)
         if settings.action == "move":
-            splits, leaks, moved = resolve(stretches, settings, progress.update)
+            splits, leaks, moved = resolve(stretches, settings, advance=progress.update)
             for i, (own, part) in enumerate(zip(chosen, parts, strict=True)):
                 own.split[part] = splits[first[i] : first[i + 1]]
             for number, name in enumerate(SPLITS):
@@ -73,7 +84,7 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
                         "relatives there: data.split.by species, or a split for each source (data.sources[].split)"
                     )
         else:
-            leaks = find_leaks(stretches, settings, progress.update)
+            leaks = find_leaks(stretches, settings, advance=progress.update)
     if settings.action == "error" and leaks.above(settings.max_share):
         raise ValueError(leaks.message(settings.max_share))
     moved_bases = int((stretches.end - stretches.begin)[moved].sum())

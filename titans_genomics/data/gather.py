@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from titans_genomics.compiling import kernel
+
+LANES = 64
+"""Tokens that are copied at once."""
+
+
+@intrinsic
+def copy_lanes(_, tokens, at, out, row, column):
+    """Copy LANES tokens from ``at`` on to ``out[row, column]`` and what follows."""
+    signature = types.void(tokens, types.intp, out, types.intp, types.intp)
+
+    def generate(context, builder, signature, arguments):
+        def place(n, index):
+            kind = signature.args[n]
+            array = context.make_array(kind)(context, builder, arguments[n])
+            lane = ir.VectorType(ir.IntType(kind.dtype.bitwidth), LANES)
+            return builder.bitcast(builder.gep(array.data, [index]), lane.as_pointer()), lane, array
+
+        source, narrow, _ = place(0, arguments[1])
+        _, wide, array = place(2, arguments[4])
+        width = builder.extract_value(array.shape, 1)
+        target, _, _ = place(2, builder.add(builder.mul(arguments[3], width), arguments[4]))
+        found = builder.load(source, align=1)
+        builder.store(found if narrow == wide else builder.zext(found, wide), target, align=1)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 @kernel
@@ -25,7 +54,14 @@ def gather(tokens, places, eos, starts, out):
             count = min(size - within, length - filled)
             if count > 0:
                 first = offset + within
-                out[row, filled : filled + count] = tokens[first : first + count]
+                done = 0
+                while done < count:
+                    if filled + done + LANES <= length and first + done + LANES <= len(tokens):
+                        copy_lanes(tokens, first + done, out, row, filled + done)
+                        done += LANES  # what is copied beyond the segment is overwritten by what follows it
+                    else:
+                        out[row, filled + done] = tokens[first + done]
+                        done += 1
                 filled += count
                 at += count
             if filled < length:

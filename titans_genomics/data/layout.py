@@ -241,7 +241,7 @@ def _split_molecules(config: Config, shards: Sequence[Shard], chosen: Sequence[C
     }
     groups: list[tuple[list[int], np.ndarray]] = []
     for i, own in keys.items():
-        members, molecules = [i], np.unique(own)
+        members, molecules = [i], np.unique(own) if len(keys) > 1 else own
         for group in [g for g in groups if len(np.intersect1d(g[1], molecules, assume_unique=True))]:
             groups.remove(group)
             members, molecules = group[0] + members, np.union1d(group[1], molecules)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from titans_genomics import __version__
 from titans_genomics.config import LeaksConfig
-from titans_genomics.data.leaks import LARGEST, Held, Leaks, Locus, Match, Pair, Stretches
+from titans_genomics.data.leak_sums import Found, Search
+from titans_genomics.data.leaks import Leaks, Stretches
 from titans_genomics.data.sketch import HeldOut, sketch
 from titans_genomics.data.splits import SPLITS, TRAIN
 
@@ -50,31 +52,6 @@ def find_leaks(
     return _Search(stretches, config, advance).leaks(stretches.split)
 
 
-def moved(stretches: Stretches, leaks: Leaks, config: LeaksConfig) -> np.ndarray:
-    """Held-out stretches to move to train: those of which more than ``max_share`` stands there, with their unit.
-
-    Where only a sample of a source's stretches was judged and the sample is above ``max_share``, the others move as well.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, sorted: numbers of stretches. Once they are in train, others may stand near-identically there.
-    """
-    above = leaks.covered > config.max_share * (stretches.end - stretches.begin)
-    for held in leaks.above(config.max_share):
-        own = (stretches.source == stretches.sources.index(held.source)) & (stretches.split == SPLITS.index(held.split))
-        above |= own & ~leaks.judged
-    if stretches.unit is not None and above.any():
-        order = np.lexsort((stretches.unit, stretches.source))
-        source, unit = stretches.source[order], stretches.unit[order]
-        group = np.empty(len(order), dtype=np.int64)
-        group[order] = np.cumsum(np.concatenate([[0], (source[1:] != source[:-1]) | (unit[1:] != unit[:-1])]))
-        concerned = np.zeros(len(order), dtype=bool)
-        concerned[group[above]] = True
-        above = concerned[group] & (stretches.split != TRAIN)
-    return np.flatnonzero(above)
-
-
 def resolve(
     stretches: Stretches, config: LeaksConfig, advance: Callable[[int], object] = lambda bases: None
 ) -> tuple[np.ndarray, Leaks, np.ndarray]:
@@ -88,16 +65,7 @@ def resolve(
         The new splits (int8, shape (stretches,)), what is still found with them, and the sorted numbers of all
         stretches that were moved.
     """
-    search = _Search(stretches, config, advance)
-    split = np.array(stretches.split, dtype=np.int8)
-    while True:
-        now = Stretches(**(vars(stretches) | {"split": split}))
-        leaks = search.leaks(split)
-        more = moved(now, leaks, config)
-        if not len(more):
-            return split, leaks, np.flatnonzero(split != stretches.split)
-        split[more] = TRAIN
-        search.turn_to_train(more)
+    return _Search(stretches, config, advance).settled()
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -109,18 +77,11 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-class _Search:
-    """The sketches of both sides. Inside, stretches are sorted and lie in one coordinate for all sources."""
+class _Search(Search):
+    """The sketches of both sides."""
 
     def __init__(self, stretches: Stretches, config: LeaksConfig, advance: Callable[[int], object]) -> None:
-        self.stretches, self.config = stretches, config
-        self.offsets = np.cumsum([0, *(len(codes) for codes in stretches.codes)])
-        self.order = np.lexsort((stretches.end, stretches.begin, stretches.source))
-        self.source = np.asarray(stretches.source)[self.order].astype(np.int64)
-        self.begin = stretches.begin[self.order].astype(np.int64) + self.offsets[self.source]
-        self.end = stretches.end[self.order].astype(np.int64) + self.offsets[self.source]
-        self.length = self.end - self.begin
-        self.bounds = np.searchsorted(self.source, np.arange(len(stretches.sources) + 1))
+        super().__init__(stretches, config)
         train = stretches.split[self.order] == TRAIN
         self.scale, self.judged = self._plan(~train)
         hashes, places = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
@@ -181,8 +142,8 @@ class _Search:
 
     def leaks(self, split: np.ndarray) -> Leaks:
         """What is found with these splits (of the stretches as they were given)."""
-        split = np.asarray(split)[self.order].astype(np.int64)
-        found = _Found(len(split), int(self.offsets[-1]))
+        split = self.sorted_split(split)
+        found = Found(len(split), int(self.offsets[-1]))
         train = np.flatnonzero(split == TRAIN)
         places = self.held.places >> 1
         low, since = 0, 0
@@ -194,10 +155,10 @@ class _Search:
                 high, until = (border, int(self.begin[stretch])) if border > low else (high, int(places[high]))
             self._match(low, high, since, until, split, train, found)
             low, since = high, until
-        return self._summary(split, found)
+        return self.summary(split, found, "sketch", __version__, self.config.k)
 
     def _match(
-        self, low: int, high: int, since: int, until: int, split: np.ndarray, train: np.ndarray, found: _Found
+        self, low: int, high: int, since: int, until: int, split: np.ndarray, train: np.ndarray, found: Found
     ) -> None:
         """Count matches of the held-out k-mers ``low`` to ``high``, within the places ``since`` to ``until``."""
         k, least = self.config.k, self.config.min_length
@@ -205,7 +166,7 @@ class _Search:
         chains = self.held.chains(low, high, self.begin, self.begin[train], np.maximum(_GAP, _KMERS * scale))
         held = np.searchsorted(self.begin, chains.held[:, 0], side="right") - 1
         other = train[np.searchsorted(self.begin[train], chains.train[:, 0], side="right") - 1]
-        needed = np.minimum(least, np.minimum(self.length[held], self.length[other]) // 2)
+        needed = self.needed(held, other)
         span = chains.held[:, 1] + k - chains.held[:, 0]
         good = (split[held] != TRAIN) & (span >= needed) & (chains.hits >= np.where(needed < least, 2, 3))
         held, other, span = held[good], other[good], span[good]
@@ -232,82 +193,3 @@ class _Search:
             minus=minus,
             identity=chains.rate[good] ** (1 / k),
         )
-
-    def _summary(self, split: np.ndarray, found: _Found) -> Leaks:
-        names = self.stretches.sources
-        judged = self.judged & (split != TRAIN)
-        covered, looked_at = np.zeros(len(split), dtype=np.int64), np.zeros(len(split), dtype=bool)
-        covered[self.order], looked_at[self.order] = found.covered, judged
-        group = self.source * len(SPLITS) + split
-        bases = np.bincount(group, weights=self.length * judged).astype(np.int64)
-        own = np.bincount(group, weights=found.covered).astype(np.int64)
-        held = []
-        for number in np.flatnonzero(bases).tolist():
-            source, label = divmod(number, len(SPLITS))
-            pairs = [
-                Pair(names[train], int(shared), weighted / shared)
-                for train, (shared, weighted) in found.pairs.get(number, {}).items()
-                if shared
-            ]
-            pairs.sort(key=lambda pair: (-pair.bases, pair.train))
-            matches = tuple(self._named(row) for row in found.largest.get(number, []))
-            sums = int(bases[number]), int(own[number]), int(self.scale[source])
-            held.append(Held(names[source], SPLITS[label], *sums, tuple(pairs), matches))
-        return Leaks(covered, looked_at, tuple(held), self.config.k)
-
-    def _named(self, row: tuple[Any, ...]) -> Match:
-        _, held, start, stop, train, train_start, train_stop, minus, identity = row
-        strand = "-" if minus else "+"
-        return Match(self._locus(held, start, stop), self._locus(train, train_start, train_stop), strand, identity)
-
-    def _locus(self, stretch: int, start: int, stop: int) -> Locus:
-        record, position = self.stretches.locus(int(self.order[stretch]))
-        shift = position - int(self.begin[stretch])
-        return Locus(self.stretches.sources[self.source[stretch]], record, start + shift, stop + shift)
-
-
-class _Found:
-    """Sums over all matches: they are counted window by window and, but for the largest, not kept."""
-
-    def __init__(self, stretches: int, places: int) -> None:
-        self.covered = np.zeros(stretches, dtype=np.int64)
-        self.pairs: dict[int, dict[int, list[float]]] = {}  # group, train source: bases, bases x identity
-        self.largest: dict[int, list[tuple[Any, ...]]] = {}  # group: rows that begin with the negative length
-        self._places = places
-
-    def add(self, *, group: np.ndarray, train_source: np.ndarray, **columns: np.ndarray) -> None:
-        """Count matches of held-out sequence that no other call has matches of."""
-        start, stop = columns["start"], columns["stop"]
-        if not len(start):
-            return
-        fresh = _fresh(start, stop)
-        np.add.at(self.covered, columns["held"], fresh)
-        apart = train_source * (self._places + 1)  # every train source counted as if it were the only one
-        shared = _fresh(start + apart, stop + apart)
-        width = int(train_source.max()) + 1
-        keys, inverse = np.unique(group * width + train_source, return_inverse=True)
-        sums = (np.bincount(inverse, weights=weight).tolist() for weight in (shared, shared * columns["identity"]))
-        for key, bases, weighted in zip(keys.tolist(), *sums, strict=True):
-            own, train = divmod(key, width)
-            total = self.pairs.setdefault(own, {}).setdefault(train, [0.0, 0.0])
-            total[0] += bases
-            total[1] += weighted
-        listed = np.flatnonzero(2 * fresh > stop - start)  # of the copies of one repeat only the first is listed
-        listed = listed[np.lexsort((start[listed], start[listed] - stop[listed], group[listed]))]
-        own, firsts = np.unique(group[listed], return_index=True)
-        for number, rows in zip(own.tolist(), np.split(listed, firsts[1:]), strict=True):
-            rows = rows[:LARGEST]
-            new = zip(
-                (start - stop)[rows].tolist(), *(column[rows].tolist() for column in columns.values()), strict=True
-            )
-            self.largest[number] = sorted([*self.largest.get(number, []), *new])[:LARGEST]
-
-
-def _fresh(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Bases of every interval that no interval of smaller start (of equal start: no longer one) holds. int64."""
-    order = np.lexsort((-stop, start))
-    reached = np.maximum.accumulate(stop[order])
-    before = np.concatenate([start[order[:1]], reached[:-1]])
-    fresh = np.zeros(len(start), dtype=np.int64)
-    fresh[order] = np.maximum(stop[order] - np.maximum(start[order], before), 0)
-    return fresh

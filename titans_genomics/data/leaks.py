@@ -1,4 +1,4 @@
-"""What is said of near-duplicate sequence on both sides of a split (module ``leak_search`` finds it)."""
+"""What is said of near-duplicate sequence on both sides of a split (modules ``leak_search`` and ``leak_mmseqs`` find it)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Match(NamedTuple):
     """Held-out sequence and the train sequence that it is nearly identical to.
 
     ``strand`` is ``-`` when one is the reverse complement of the other; ``identity`` (0 to 1) is estimated from the
-    share of k-mers that both have.
+    share of k-mers that both have, or that of the alignment.
     """
 
     held: Locus
@@ -114,13 +114,17 @@ class Leaks:
     held
         One entry for every source and split that has held-out bases.
     k
-        Length of the k-mers that were compared.
+        Length of the k-mers that were compared; of MMseqs2, those that it looks for first.
+    tool, version
+        What searched: ``sketch`` (of this package) or ``mmseqs2``, and its version.
     """
 
     covered: np.ndarray
     judged: np.ndarray
     held: tuple[Held, ...]
     k: int
+    tool: str
+    version: str
 
     def share(self, source: str, split: str) -> float:
         """Share of a source's bases in ``split`` that stands in train; 0 if it has none there."""
@@ -131,7 +135,7 @@ class Leaks:
         return sorted((held for held in self.held if held.share > max_share), key=lambda held: -held.share)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: ``k`` and, of every entry of ``held``, its fields and share; loci are 0-based half-open."""
+        """Plain values for JSON: ``tool``, ``version``, ``k`` and, of every entry of ``held``, its fields and share; loci are 0-based half-open."""
         held = [
             one._asdict()
             | {
@@ -144,7 +148,7 @@ class Leaks:
             }
             for one in self.held
         ]
-        return {"k": self.k, "held": held}
+        return {"tool": self.tool, "version": self.version, "k": self.k, "held": held}
 
     def message(self, max_share: float) -> str:
         """What to tell a user of a split that leaks, with loci of both sides and remedies; empty if it does not."""

@@ -128,7 +128,7 @@ def scan(letters, at, codes, filled, table, mode, lower_to_n, key, state, edges)
             edges[count] = filled
             count += 1
             lower = now
-        value &= ~_LOWER
+        value &= 255 - _LOWER
         if value > 4:
             if mode == ERROR:
                 why = AMBIGUOUS

@@ -151,7 +151,7 @@ def _leak_lines(leaks: dict[str, Any] | None) -> list[str]:
             )
             own = [""] * 3
     lines = _table(
-        f"Held-out sequence that stands near-identically in train (k = {leaks['k']}, at most {_percent(leaks['max_share'])} wanted)",
+        f"Held-out sequence that stands near-identically in train (by {leaks['tool']}, k = {leaks['k']}, at most {_percent(leaks['max_share'])} wanted)",
         ["held out", "bases looked at", "in train", "where", "share", "identity"],
         "lrrlrr",
         cells,

@@ -28,6 +28,7 @@ from titans_genomics.data.folder import FORMAT, INDEX, MANIFEST, PLACES, SHARDS,
 from titans_genomics.data.gate import leak_gate
 from titans_genomics.data.index import fit_tokenizer, write_index
 from titans_genomics.data.layout import choose
+from titans_genomics.data.leak_mmseqs import find_program
 from titans_genomics.data.manifest import check_n, check_splits, describe, totals_of, versions, warnings_of
 from titans_genomics.data.readers import READS, check_source, open_source, what
 from titans_genomics.data.shard import SUFFIXES, TOKENS, Shard, ShardWriter, dropped_facts, reuse, shard_path
@@ -71,6 +72,9 @@ def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, An
         raise ValueError(
             f"{config.data.sources[text].path} is text, {config.data.sources[other].path} is {kinds[other]}: one run reads text or nucleotides. Give each a config of its own"
         )
+    leaks = config.data.split.leaks
+    if leaks.tool == "mmseqs2" and leaks.action != "off":
+        find_program()  # a missing one is better noticed now than after all sources are read
     try:
         with store_folder.writing(out) as (folder, before):
             jobs = jobs or len(os.sched_getaffinity(0))

@@ -15,6 +15,9 @@ if not config:
 try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "--config")
     check_run(CONFIG)
+    for key, path in [("results", CONFIG.results), *CONFIG.files()]:
+        if re.search("[{}]", str(path)):
+            raise ValueError(f"{key}: {path}: Snakemake takes braces for wildcards. Rename it, or give a link to it")
     for source in CONFIG.downstream.files():  # those of data.sources are looked at by tokenize, which comes first
         check_source(source, CONFIG.data)
 except (ValueError, OSError) as error:
@@ -47,4 +50,4 @@ rule settings:
     params:
         settings=lambda wildcards: json.dumps(stage_settings(CONFIG, wildcards.stage), indent=2),
     shell:
-        "printf '%s\\n' {params.settings:q} > {output} 2> {log}"
+        "printf '%s\\n' {params.settings:q} > {output:q} 2> {log:q}"

@@ -16,7 +16,7 @@ rule evaluate:
         mem_mb=8000,
         gpu=min(GPUS, 1),
     shell:
-        "titans-genomics evaluate --config {input.settings} 2>&1 | tee -i {log}"
+        "titans-genomics evaluate --config {input.settings:q} 2>&1 | tee -i {log:q}"
 
 
 rule downstream:
@@ -38,4 +38,4 @@ rule downstream:
         mem_mb=8000,
         gpu=min(GPUS, 1),
     shell:
-        "titans-genomics downstream --config {input.settings} 2>&1 | tee -i {log}"
+        "titans-genomics downstream --config {input.settings:q} 2>&1 | tee -i {log:q}"

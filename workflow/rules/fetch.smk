@@ -15,4 +15,4 @@ rule fetch:
         mem_mb=1000,
         network=1,
     shell:
-        "titans-genomics fetch --config {input.settings} --source {wildcards.source:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics fetch --config {input.settings:q} --source {wildcards.source:q} 2>&1 | tee -i {log:q}"

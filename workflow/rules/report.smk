@@ -18,4 +18,4 @@ rule report:
     resources:
         mem_mb=2000,
     shell:
-        "titans-genomics report --config {input.settings} 2>&1 | tee -i {log}"
+        "titans-genomics report --config {input.settings:q} 2>&1 | tee -i {log:q}"

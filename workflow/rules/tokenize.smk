@@ -17,7 +17,7 @@ rule tokenize:
     resources:
         mem_mb=4000,
     shell:
-        "titans-genomics tokenize --config {input.settings} --jobs {threads} 2>&1 | tee -i {log}"
+        "titans-genomics tokenize --config {input.settings:q} --jobs {threads} 2>&1 | tee -i {log:q}"
 
 
 rule inspect:
@@ -39,4 +39,4 @@ rule inspect:
     params:
         store=f"{RUN}/tokens",
     shell:
-        "titans-genomics inspect {params.store:q} --json --page {output.page} > {output.numbers} 2> {log}"
+        "titans-genomics inspect {params.store:q} --json --page {output.page:q} > {output.numbers:q} 2> {log:q}"

@@ -18,4 +18,4 @@ rule train:
         mem_mb=16000,
         gpu=GPUS,
     shell:
-        "titans-genomics train --config {input.settings} --model {wildcards.model} 2>&1 | tee -i {log}"
+        "titans-genomics train --config {input.settings:q} --model {wildcards.model} 2>&1 | tee -i {log:q}"
