@@ -608,8 +608,10 @@ def load_config(path: str | Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config file")
     try:
-        settings = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter: a date that is none
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: a config is a mapping of sections, found {type(settings).__name__}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from titans_genomics.data import alphabet
-from titans_genomics.data.alphabet import decode, encode, reverse_complement, soft_mask_intervals
+from titans_genomics.data.alphabet import decode, encode, reverse_complement
 
 dna = st.text("ACGTN")
 any_case = st.text("ACGTNacgtn")
@@ -94,22 +94,3 @@ def test_other_letters_are_errors_that_name_the_position(letter):
 def test_soft_masked_bases_can_become_n():
     assert decode(encode("ACgtryAC", soft_mask="n")) == "ACNNNNAC"
     assert decode(encode("ACgtAC", soft_mask="ignore")) == "ACGTAC"
-
-
-@pytest.mark.parametrize("piece", [1, 3, 1 << 22])
-@given(sequence=st.text("ACgt", max_size=40))
-def test_soft_mask_intervals_are_the_lower_case_runs(piece, sequence):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alphabet, "_PIECE", piece)
-        intervals = soft_mask_intervals(sequence.encode())
-    mask = np.zeros(len(sequence), dtype=bool)
-    for start, end in intervals:
-        assert start < end
-        mask[start:end] = True
-    assert mask.tolist() == [letter.islower() for letter in sequence]
-    assert (intervals[1:, 0] > intervals[:-1, 1]).all()
-
-
-@given(st.text("ACGTNRYKacgtnrk"))
-def test_ambiguous_codes_are_counted(sequence):
-    assert alphabet.count_codes(sequence.encode()) == sum(letter.upper() in alphabet.IUPAC for letter in sequence)

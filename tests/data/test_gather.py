@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from titans_genomics.data.gather import gather, gather_mask
+from titans_genomics.data.gather import LANES, gather, gather_mask
 
 EOS = 200
 UNTOUCHED = 99
@@ -14,7 +14,8 @@ UNTOUCHED = 99
 @st.composite
 def made(draw):
     """Tokens and soft-masked stretches of a shard, segments of it that form a run, and what the run holds one token after the other."""
-    segments = draw(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 5), st.booleans()), min_size=1, max_size=12))
+    lengths = st.one_of(st.integers(1, 12), st.sampled_from([LANES - 1, LANES, LANES + 1, 3 * LANES + 5]))
+    segments = draw(st.lists(st.tuples(lengths, st.integers(0, 5), st.booleans()), min_size=1, max_size=12))
     segments[-1] = (*segments[-1][:2], False)
     order = draw(st.permutations(range(len(segments)))) if draw(st.booleans()) else list(range(len(segments)))
     total = sum(length + gap for length, gap, _ in segments)
@@ -41,13 +42,14 @@ def made(draw):
     return tokens, stretches, np.array(places, dtype=np.int64), np.array(run), np.array(mask)
 
 
-@given(made(), st.data())
-@settings(max_examples=200)
-def test_windows_are_those_of_the_run_written_out(made, data):
+@pytest.mark.parametrize("dtypes", [("u1", "u1"), ("u2", "u2"), ("u1", "i8"), ("u2", "i8")], ids="-".join)
+@given(made=made(), data=st.data())
+def test_windows_are_those_of_the_run_written_out(dtypes, made, data):
     tokens, stretches, places, run, mask = made
+    tokens, wide = tokens.astype(dtypes[0]), dtypes[1]
     length = data.draw(st.integers(1, len(run)))
     starts = np.array(data.draw(st.lists(st.integers(0, len(run) - length), max_size=6)), dtype=np.int64)
-    out = np.full((len(starts), length), UNTOUCHED, dtype=np.uint8)
+    out = np.full((len(starts), length), UNTOUCHED, dtype=wide)
     gather(tokens, places, EOS, starts, out)
     expected = np.array([run[start : start + length] for start in starts]).reshape(len(starts), length)
     assert out.tolist() == expected.tolist()

@@ -1,7 +1,6 @@
 """Nucleotides as tokens: A=0 C=1 G=2 T=3 N=4, then the special tokens PAD, BOS and EOS.
 
-U reads as T and lower case as upper case; where lower case marks repeats (soft-masking) is given by
-``soft_mask_intervals``.
+U reads as T and lower case as upper case.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ IUPAC = {
 }
 
 _INVALID = 255
-_PIECE = 1 << 22  # letters looked at together, so that temporary arrays stay small
 _CODES = {code: 16 + i for i, code in enumerate(IUPAC)}  # what the tables below give for the codes unless they become N
 
 
@@ -127,24 +125,3 @@ def reverse_complement(tokens: Tokens) -> Tokens:
         return np.where(turned > T, turned, T - turned)  # type: ignore[return-value]
     turned = tokens.flip(-1)  # type: ignore[attr-defined]
     return turned.where(turned > T, T - turned)
-
-
-def soft_mask_intervals(sequence: bytes) -> np.ndarray:
-    """Maximal runs of lower case. int64, shape (intervals, 2): start and end, 0-based half-open."""
-    letters = np.frombuffer(sequence, dtype=np.uint8)
-    edges = []
-    before = False
-    for at in range(0, len(letters), _PIECE):
-        lower = (letters[at : at + _PIECE] & 0x20) != 0
-        if lower[0] != before:
-            edges.append(np.array([at]))
-        edges.append(np.flatnonzero(lower[1:] != lower[:-1]) + at + 1)
-        before = bool(lower[-1])
-    if before:
-        edges.append(np.array([len(letters)]))
-    return np.concatenate([np.zeros(0, dtype=np.int64), *edges]).astype(np.int64).reshape(-1, 2)
-
-
-def count_codes(sequence: bytes) -> int:
-    """How many bases are IUPAC codes other than A C G T U N."""
-    return len(sequence) - len(sequence.translate(None, b"RYSWKMBDHVryswkmbdhv"))

@@ -5,8 +5,9 @@ A batch is a few megabytes, so that memory does not grow with the length of a co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,37 @@ BATCH = 1 << 22
 
 # Called with the share of the file read so far (0 to 1; None: unknown) after every batch.
 Advance = Callable[[float | None], None]
+
+
+class PackedNames(Sequence[str]):
+    """Names of very many reads, as bytes: a `str` is made of those alone that are asked for.
+
+    Parameters
+    ----------
+    text
+        uint8: all names, one after the other; ASCII, or other UTF-8.
+    offsets
+        int32, shape (names + 1,): where each begins, and where the last ends.
+    """
+
+    def __init__(self, text: np.ndarray, offsets: np.ndarray) -> None:
+        self.text, self.offsets = text, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        return self.text[self.offsets[i] : self.offsets[i + 1]].tobytes().decode("utf-8", errors="replace")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _no_intervals() -> np.ndarray:
@@ -71,7 +103,7 @@ class Batch:
     """
 
     codes: np.ndarray
-    names: list[str]
+    names: Sequence[str]
     starts: np.ndarray
     soft: np.ndarray = field(default_factory=_no_intervals)
     ambiguous: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from titans_genomics.compiling import compiled
 from titans_genomics.config import DataConfig, ReadsConfig, SourceConfig
 from titans_genomics.data import iupac
-from titans_genomics.data.batch import Batch, ReadColumns
+from titans_genomics.data.batch import Batch, PackedNames, ReadColumns
 from titans_genomics.data.iupac import LETTERS, letter_masks, mix, random_base
 
 _kernel = compiled(calls=[iupac.__file__])
@@ -380,25 +381,27 @@ def _mask_low(data, qualities, count, least, codes, at, step):
 
 
 @_kernel
-def _join_names(data, rows, joined):
-    """The names, mates with /1 or /2, each followed by a zero byte; returns the bytes written."""
-    at = 0
+def _join_names(data, rows, joined, offsets):
+    """The names, mates with /1 or /2, and where each begins; returns whether all of them are ASCII."""
+    at, high = 0, 0
     for i in range(len(rows)):
         row = rows[i]
+        offsets[i] = at
         for j in range(row[NAME], row[NAME_END]):
             joined[at] = data[j]
+            high |= data[j]
             at += 1
         mate = row[FLAG] & (READ1 | READ2)
         if mate in (READ1, READ2):
             joined[at] = 47
             joined[at + 1] = 49 if mate == READ1 else 50
             at += 2
-        joined[at] = 0
-        at += 1
-    return at
+    offsets[len(rows)] = at
+    return high < 128
 
 
-def _names(data: np.ndarray, rows: np.ndarray) -> list[str]:
-    joined = np.empty(int((rows[:, NAME_END] - rows[:, NAME]).sum()) + 3 * len(rows), dtype=np.uint8)
-    count = _join_names(data, rows, joined)
-    return joined[: count - 1].tobytes().decode("utf-8", errors="replace").split("\0")
+def _names(data: np.ndarray, rows: np.ndarray) -> Sequence[str]:
+    joined = np.empty(int((rows[:, NAME_END] - rows[:, NAME]).sum()) + 2 * len(rows), dtype=np.uint8)
+    offsets = np.empty(len(rows) + 1, dtype=np.int32)
+    names = PackedNames(joined, offsets)
+    return names if _join_names(data, rows, joined, offsets) else list(names)  # what is no UTF-8 is replaced

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from titans_genomics.data.batch import Batch
+from titans_genomics.data.batch import Batch, PackedNames
 from titans_genomics.data.tally import tally
 
 BASES, RECORDS, SOFTMASK, NRUNS, FACTS = SUFFIXES = (
@@ -142,7 +143,8 @@ class ShardWriter:
         self.records, self.shortest, self.longest = 0, 0, 0
         self._soft: list[np.ndarray] = []
         self._n: list[np.ndarray] = []
-        self._names: list[str] = []
+        self._names: list[Any] = [pa.array([], pa.string())]  # of the rows that are not yet written
+        self._waiting = 0
         self._starts: list[np.ndarray] = []
         self._reads: dict[str, list[np.ndarray]] = {name: [] for name in READ_COLUMNS}
         for suffix in reversed(SUFFIXES):  # of an older attempt: facts that are no longer true; links to another store
@@ -173,13 +175,14 @@ class ShardWriter:
             self._soft.append(batch.soft + self.bases)
         self.ambiguous += batch.ambiguous
         self.masked += batch.masked
-        self._names += batch.names
+        self._names.append(_arrow(batch.names))
+        self._waiting += len(batch.names)
         self._starts.append(batch.starts + self.bases)
         if batch.reads is not None:
             for name, column in self._reads.items():
                 column.append(getattr(batch.reads, name))
         self.bases += len(batch.codes)
-        if len(self._names) > _GROUP:
+        if self._waiting > _GROUP:
             self._write_rows(last=False)
 
     def finish(self, facts: dict[str, Any]) -> None:
@@ -226,7 +229,8 @@ class ShardWriter:
         starts = np.concatenate([np.zeros(0, dtype=np.int64), *self._starts])
         lengths = np.diff(starts, append=self.bases)
         rows = len(starts) if last else len(starts) - 1
-        columns = {"name": self._names[:rows], "offset": starts[:rows], "length": lengths[:rows]}
+        names = pa.concat_arrays(self._names)
+        columns: dict[str, Any] = {"name": names.slice(0, rows), "offset": starts[:rows], "length": lengths[:rows]}
         for name, pieces in self._reads.items():
             if self.what == "reads":
                 column = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
@@ -237,7 +241,16 @@ class ShardWriter:
             self.shortest = int(min(lengths[:rows].min(), self.shortest if self.records else lengths[0]))
             self.longest = int(max(lengths[:rows].max(), self.longest))
             self.records += rows
-        self._names, self._starts = self._names[rows:], [starts[rows:]]
+        self._names, self._starts, self._waiting = [names.slice(rows)], [starts[rows:]], len(starts) - rows
+
+
+def _arrow(names: Sequence[str]) -> Any:
+    """Names as a `pyarrow.StringArray`."""
+    import pyarrow as pa
+
+    if isinstance(names, PackedNames):
+        return pa.StringArray.from_buffers(len(names), pa.py_buffer(names.offsets), pa.py_buffer(names.text))
+    return pa.array(names, pa.string())
 
 
 def reuse(label: str, settings: dict[str, Any], source: Path, there: Path, folder: Path, sha256: Any) -> bool:

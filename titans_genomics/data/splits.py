@@ -56,32 +56,6 @@ def _fill_empty(splits: np.ndarray, lengths: Sequence[int], order: Sequence[int]
             splits[min(spare, key=lambda unit: abs(lengths[unit] - share))] = split
 
 
-def contig_segments(
-    lengths: Sequence[int], split: SplitConfig, rng: np.random.Generator
-) -> list[list[tuple[int, int, int]]]:
-    """Segments of every contig of a source: (start, end, split), in order, adjacent ones of different splits.
-
-    By ``block`` every contig is cut into blocks of ``split.block`` bases (the last one shorter; a rest of less than
-    half a block is added to the block before); by ``contig`` each is one unit.
-    """
-    units = []
-    for contig, length in enumerate(lengths):
-        blocks = max(1, round(length / split.block)) if split.by == "block" else 1
-        edges = [*(i * split.block for i in range(blocks)), length]
-        units += [(contig, edges[i], edges[i + 1]) for i in range(blocks)]
-    splits = assign(
-        [end - start for _, start, end in units], rng.permutation(len(units)).tolist(), split.validation, split.test
-    )
-    segments: list[list[tuple[int, int, int]]] = [[] for _ in lengths]
-    for (contig, start, end), label in zip(units, splits.tolist(), strict=True):
-        own = segments[contig]
-        if own and own[-1][2] == label:
-            own[-1] = (own[-1][0], end, label)
-        else:
-            own.append((start, end, label))
-    return segments
-
-
 def read_key(seed: int, source: str, template: str) -> int:
     """A seeded 63-bit number that all pieces of one molecule share; molecules are split in its order."""
     digest = hashlib.blake2b(f"{seed}\t{source}\t{template}".encode(), digest_size=8).digest()

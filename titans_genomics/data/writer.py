@@ -14,7 +14,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,10 @@ def _read_all(config: Config, kinds: Sequence[Kind], shards: Path, before: Path 
             for source, kind in zip(sources, kinds, strict=True)
         ]
         try:
+            wait(work, return_when=FIRST_EXCEPTION)
             for done in work:
-                done.result()
+                if done.done():
+                    done.result()
         except BaseException:
             stop.set()
             for waiting in work:

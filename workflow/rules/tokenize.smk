@@ -37,6 +37,6 @@ rule inspect:
     resources:
         mem_mb=2000,
     params:
-        store=f"{RUN}/tokens",
+        store=lambda wildcards, input: input.store.removesuffix(".done"),
     shell:
         "titans-genomics inspect {params.store:q} --json --page {output.page:q} > {output.numbers:q} 2> {log:q}"
