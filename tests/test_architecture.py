@@ -12,7 +12,8 @@ PACKAGE = ROOT / "titans_genomics"
 
 # What each room may import from its siblings. Everyone may read the version.
 ALLOWED = {
-    "config": {"sheet"},
+    "config": {"config_data"},
+    "config_data": {"sheet"},
     "sheet": set(),
     "progress": set(),
     "markov": set(),

@@ -144,3 +144,28 @@ def test_fetch_names_the_sources_that_there_are(tmp_path):
 def test_wrong_model_arguments():
     assert "choose titans or transformer" in fails("train", "--config", "configs/tiny.yaml", "--model", "lstm")
     assert "expected NAME=DIR" in fails("evaluate", "--config", "configs/tiny.yaml", "--model", "results")
+
+
+FASTQ = "@r\nACGT\n+\nIIII\n"
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"tokenizer": {"kind": "bpe", "path": "none.json"}}, "data.tokenizer.path: none.json does not exist"),
+        ({"tokenizer": {"kind": "bpe", "path": "t.json"}}, "t.json: not a tokenizer.json"),
+        ({"reads": {"coverage": 3}}, "r.fq: data.reads.coverage needs aligned reads"),
+        ({"reads": {"regions": ["chr1"]}}, "r.fq: data.reads.regions needs aligned reads"),
+        (
+            {"sources": [{"path": "r.fq"}, {"path": "t.json", "kind": "text"}], "tokenizer": {"kind": "bpe"}},
+            "t.json is text, r.fq is fastq: one run reads text or nucleotides",
+        ),
+    ],
+    ids=["no tokenizer", "foreign tokenizer", "coverage", "regions", "text"],
+)
+def test_what_only_the_content_tells_is_checked(tmp_path, sections, said):
+    (tmp_path / "r.fq").write_text(FASTQ)
+    (tmp_path / "t.json").write_text('{"a": 1}')
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"run": "x", "data": {"sources": [{"path": "r.fq"}], **sections}}))
+    assert said in fails("config", "check", "c.yaml", cwd=tmp_path)

@@ -2,13 +2,22 @@
 
 import json
 import re
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from titans_genomics.config import STAGES, Config, check_run, load_config, parse_config, stage_settings
+from titans_genomics.config import (
+    STAGES,
+    Config,
+    check_kinds,
+    check_run,
+    load_config,
+    parse_config,
+    stage_settings,
+)
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -17,6 +26,16 @@ SMALLEST = {"run": "x", "data": {"sources": [{"path": "genome.fa"}]}}
 
 def with_(**sections):
     return SMALLEST | sections
+
+
+def reads(**settings):
+    return with_(data={**SMALLEST["data"], "reads": settings})
+
+
+def texts(*names, tokenizer, rc):
+    """Sources of kind text."""
+    sources = [{"path": f"{name}.txt", "kind": "text"} for name in names]
+    return with_(data={"sources": sources, "tokenizer": tokenizer}, train={"reverse_complement": rc})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -138,6 +157,52 @@ def test_schema_file_is_in_step():
             id="soft mask of k-mers",
         ),
         pytest.param(
+            reads(min_length=200, max_length=150),
+            "data.reads: min_length 200 is above max_length 150: no read would be left",
+            id="lengths",
+        ),
+        pytest.param(
+            reads(require_flags=0x13, exclude_flags=0x12), "flag 0x12, which exclude_flags excludes", id="flags"
+        ),
+        pytest.param(reads(require_flags=0x100), "flag 0x100, which secondary false excludes", id="secondary"),
+        pytest.param(reads(require_flags=0x4, unmapped=False), "flag 0x4, which unmapped false", id="unmapped"),
+        *(
+            pytest.param(
+                reads(consensus=True, **asked),
+                f"data.reads.{next(iter(asked))} cannot go with data.reads.consensus: leave one of them out",
+                id=f"consensus {next(iter(asked))}",
+            )
+            for asked in ({"fraction": 0.5}, {"coverage": 3}, {"regions": ["chr1"]})
+        ),
+        pytest.param(
+            texts("a", tokenizer={"kind": "bpe", "vocab_size": 259}, rc=0),
+            "data.tokenizer.vocab_size is 259: bpe of text needs 260 or more",
+            id="vocabulary of text",
+        ),
+        pytest.param(
+            texts("a", "b", tokenizer={"kind": "bpe"}, rc=0.5),
+            "text (data.sources[].kind text) has no other strand: set train.reverse_complement to 0",
+            id="pieces of text",
+        ),
+        pytest.param(
+            with_(data={"sources": [{"path": "a.txt", "kind": "text"}, {"path": "b.fa", "kind": "fasta"}]}),
+            "data: a.txt is text, b.fa is fasta: one run reads text or nucleotides. Give each a config of its own",
+            id="text and fasta",
+        ),
+        *(
+            pytest.param(
+                with_(data={"sources": [{"path": "a.fq", "kind": "fastq"}], "reads": asked}),
+                f"data: a.fq: data.reads.{next(iter(asked))} needs aligned reads",
+                id=f"fastq {next(iter(asked))}",
+            )
+            for asked in ({"coverage": 3}, {"regions": ["chr1"]})
+        ),
+        pytest.param(
+            with_(data={"sources": [{"path": "g.fa", "md5": 12345678901234567890123456789012}]}),
+            "data.sources.0.md5: YAML reads this checksum as a number: put it in quotes",
+            id="md5 of digits",
+        ),
+        pytest.param(
             with_(train={"documents": "reset", "carry": 2}), "it does not go with train.carry", id="reset and carry"
         ),
         pytest.param(with_(train={"documents": "reset", "piece": 64}), "or train.piece", id="reset and piece"),
@@ -228,6 +293,63 @@ def test_a_split_of_share_zero_that_a_source_is_given_to_is_there(tmp_path, spli
     check_run(parse_config(settings, "x"))
 
 
+def test_what_goes_together_is_left_alone():
+    parse_config(reads(min_length=150, max_length=150, require_flags=0x103, secondary=True, exclude_flags=0x10), "x")
+    parse_config(reads(consensus=True, min_depth=3), "x")
+    parse_config(texts("a", tokenizer={"kind": "bpe", "vocab_size": 260}, rc=0), "x")
+    parse_config(texts("a", tokenizer={"kind": "bpe", "vocab_size": 16, "path": "t.json"}, rc=0), "x")
+    mixed = {"sources": [{"path": "a.bam", "kind": "bam"}, {"path": "b.fa"}], "reads": {"coverage": 3}}
+    parse_config(with_(data=mixed), "x")
+
+
+def test_detected_formats_are_held_against_each_other_and_the_settings():
+    """As they are when the config names them, once the content has told them."""
+    data = parse_config(with_(data={"sources": [{"path": "a"}, {"path": "b"}], "reads": {"coverage": 3}}), "x").data
+    check_kinds(data, ["auto", "bam"])
+    check_kinds(data, ["fasta", "cram"])
+    with pytest.raises(ValueError, match=r"^b: data\.reads\.coverage needs aligned reads"):
+        check_kinds(data, ["bam", "fastq"])
+    with pytest.raises(ValueError, match=r"^b is text, a is bam: one run reads text or nucleotides"):
+        check_kinds(data, ["bam", "text"])
+
+
+def test_a_fault_in_a_sample_sheet_is_named_by_line_and_column(tmp_path, monkeypatch):
+    """Behind a pattern, too, and all at once."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.fa", "b.fa"):
+        (tmp_path / name).write_text(">x\nACGT\n")
+    Path("genomes.tsv").write_text(
+        "# remark\npath\tkind\tsplit\tmd5\tname\n*.fa\t\ttests\t\t\nc.fa\tfast\t\t12\ta b\nd.fa\t\ttest\t\t\n"
+    )
+    with pytest.raises(ValueError, match="not valid") as caught:
+        parse_config(with_(data={"sources": "genomes.tsv", "max_n": 2}), "x.yaml")
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert "genomes.tsv: line 3, column split: Input should be 'train', 'validation' or 'test' (is 'tests')" in lines
+    begins = [f"genomes.tsv: line 4, column {column}: " for column in ("kind", "name", "md5")]
+    assert all(any(line.startswith(begin) for line in lines) for begin in begins)
+    assert any(line.startswith("data.max_n: ") for line in lines)
+    assert not any("sources" in line or "line 5" in line for line in lines)
+
+
+def test_a_fault_behind_a_pattern_is_named_by_its_place_in_the_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.fa", "b.fa"):
+        (tmp_path / name).write_text(">x\nACGT\n")
+    with pytest.raises(ValueError, match="not valid") as caught:
+        parse_config(with_(data={"sources": [{"path": "*.fa"}, {"path": "c.fa", "split": "no"}, "d.fa"]}), "x.yaml")
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.split(": ")[0] for line in lines] == ["data.sources.1.split", "data.sources.2"]
+
+
+def test_ten_thousand_sources(tmp_path):
+    sheet = tmp_path / "many.tsv"
+    sheet.write_text("path\tspecies\n" + "".join(f"g/s{i}.fa\tspecies {i}\n" for i in range(10_000)))
+    began = time.process_time()
+    config = parse_config(with_(data={"sources": str(sheet)}), "x")
+    assert time.process_time() - began < 5, "far below what comparing all with all takes"
+    assert len(config.data.sources) == 10_000
+
+
 def test_all_faults_are_said_at_once():
     with pytest.raises(ValueError, match=r"train\.lr") as caught:
         parse_config(with_(train={"lr": -1, "steps": 3}, model={"chunk": 0}), "my.yaml")
@@ -241,6 +363,12 @@ def test_all_faults_are_said_at_once():
         ("- a", "a mapping of sections, found list"),
         ("", "a mapping of sections"),
         ("run: x\n", "data: Field required"),
+        (
+            "run: x\ntrain:\n  lr: 1\n  clip: 1\n  lr: 2\n",
+            "line 5: the key 'lr' stands in this section a second time (before: line 3). Remove one of them",
+        ),
+        ('run: x\ndata: {"sources": [{path: a.fa, "path": b.fa}]}\n', "line 2: the key 'path' stands"),
+        ("run: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
     ],
 )
 def test_files_that_are_no_config(tmp_path, text, said):
@@ -249,6 +377,18 @@ def test_files_that_are_no_config(tmp_path, text, said):
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
+
+
+def test_merged_sections_may_overrule_one_another(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "run: x\ndata:\n  sources:\n    - &a {path: a.fa, species: E}\n    - &b {<<: *a, path: b.fa}\n    - {<<: *b, path: c.fa}\n"
+    )
+    assert [(str(s.path), s.species) for s in load_config(path).data.sources] == [
+        ("a.fa", "E"),
+        ("b.fa", "E"),
+        ("c.fa", "E"),
+    ]
 
 
 def test_missing_config(tmp_path):

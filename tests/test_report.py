@@ -2,15 +2,18 @@
 
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
 from titans_genomics.config import load_config
 from titans_genomics.report import report
 from titans_genomics.report.build import read_curve
+from titans_genomics.report.plots import STYLE, axes, label, svg
 from titans_genomics.report.tables import count, duration, number, percent
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +85,7 @@ def manifest():
     def source(name, records, dropped):
         return {
             "name": name, "path": f"resources/{name}.fa.gz", "species": None, "weight": 1.0, "sha256": "ab" * 32, "bytes": 1234, "bases": 400_000,
-            "n": 17, "gc": 0.388, "soft_masked": 5, "records": records, "kept": 10, "dropped": dropped,
+            "n": 17, "gc": 0.388, "soft_masked": 5, "records": records, "kept": 10, "dropped": dropped, "split_by": "block",
             "tokens": {"train": 318_090, "validation": 40_965, "test": 40_964},
         }  # fmt: skip
 
@@ -90,11 +93,15 @@ def manifest():
         "sha256": "cd" * 32,
         "sources": [source("hpylori", "contigs", {}), source("reads", "reads", {"secondary alignment": 30})],
         "totals": {"bases": 800_000, "n": 34, "iupac": 3, "soft_masked": 10, "gc": 0.388},
+        "leaks": {
+            "tool": "sketch", "k": 21, "max_share": 0.3, "moved": 0, "moved_bases": 0,
+            "held": [{"source": "hpylori", "split": "test", "judged": 40_964, "share": 0.0421, "pairs": [{"train": "reads"}]}],
+        },
         "warnings": ["source reads: too few units to hold any out for test"],
         "versions": {"pysam": "9.9.9"},
         "config": {},
         "runs": [],
-    }
+    }  # fmt: skip
 
 
 def trained(name):
@@ -186,7 +193,7 @@ def test_report_says_what_the_issue_of_a_run_is(config, folder):
     report(config, folder, folder)
     text = Page((folder / "report.html").read_text()).text
     for said in (
-        "400,000", "38.8%", "17", "secondary alignment", "75.0%", "too few units",  # what went in, what was left out
+        "400,000", "38.8%", "17", "secondary alignment", "75.0%", "too few units", "4.2%",  # what went in, what was left out
         "28,524", "1 min 15 s", "1.9123",  # training
         "1.9000", "1.9360", "Markov, order 7", "1.8900 to 1.9100", "better than", "-0.0360", "1.8765",  # held out
         "Helicobacter <pylori>", "0.875", "0.775 to 0.925", "17", "4-mer counts",  # downstream
@@ -272,3 +279,47 @@ def test_numbers_read_well():
     assert percent(0.50789) == "50.8%"
     assert number(None, 3) == ""
     assert [duration(s) for s in (7.4, 75.2, 3725)] == ["7 s", "1 min 15 s", "1 h 2 min"]
+
+
+ODD = ["_cost $x$", "100$^", "$\\frac{$", r"a\$b$", "\u5927\u8178"]
+
+
+def test_names_are_no_formulas_in_any_part_of_a_plot():
+    with mpl.rc_context(STYLE):
+        figure, grid = axes(1, 1, 7, 3)
+        ax = grid[0, 0]
+        for i, name in enumerate(ODD):
+            ax.plot([i, i + 1], [0, 1], label=label(name))
+            ax.annotate(label(name), (i, 0))
+        ax.set_yticks(range(len(ODD)), [label(f"y {name}") for name in ODD])
+        ax.set_title(label(" ".join(ODD), 80))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ax.legend()
+            text = Page(svg(figure, "odd", "Odd")).text
+    for name in ODD:
+        assert text.count(f" {name}") == 4, "legend, annotation, tick label and title"
+
+
+def test_labels_are_short_and_printable():
+    assert label("abcdefgh", 5) == "abcd\u2026"
+    assert label("a\x07b") == "a?b"
+
+
+def test_a_run_of_very_many_sources_of_odd_names(config, folder):
+    result = evaluated()
+    part = result["sources"]["hpylori"]
+    names = [*ODD, *(f"g{i}" for i in range(45 - len(ODD)))]
+    result["sources"] = {name: part | {"bases": 1_000 + i} for i, name in enumerate(names)}
+    (folder / "evaluate" / "evaluate.json").write_text(json.dumps(result))
+    report(config, folder, folder)
+    html = (folder / "report.html").read_text()
+    plot = Page(next(svg for svg in html.split("<svg ") if "Held-out bits per base of" in svg).split("</svg>")[0]).text
+    assert set(re.findall(r" (g\d+|all)\b", plot)) == {"all", *(f"g{i}" for i in range(10, 40))}
+    text = Page(html).text
+    assert "The plot shows the 30 largest sources." in text
+    assert all(name in text for name in names), "the table has all"
+    result["sources"] = dict.fromkeys(ODD, part)
+    (folder / "evaluate" / "evaluate.json").write_text(json.dumps(result))
+    report(config, folder, folder)
+    assert "largest sources" not in Page((folder / "report.html").read_text()).text

@@ -139,6 +139,17 @@ def test_an_error_in_a_config_names_the_entry(folder):
         parse_config({"run": "x", "data": {"sources": [{"path": "a.fa"}, {"path": "x*"}]}}, "x")
 
 
+def test_every_entry_knows_where_it_was_written(folder):
+    touch("g/b.fa", "g/a.fa")
+    sheet = write("path,name\ng/*.fa,\n# x\nGCF_000005845.2,k\nc.fa,\n")
+    origins: list[str] = []
+    expand_sources(sheet, DOWNLOADS, origins)
+    assert origins == [f"{sheet}: line {line}, column " for line in (2, 2, 4, 5)]
+    origins.clear()
+    expand_sources([{"path": "c.fa"}, {"path": "g/*.fa"}, None], DOWNLOADS, origins)
+    assert origins == ["sources.0.", "sources.1.", "sources.1.", "sources.2."]
+
+
 # ------------------------------------------------------------------------------------------- patterns
 
 

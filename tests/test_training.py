@@ -660,3 +660,23 @@ def test_wandb_that_breaks_on_the_way_does_not_either(small_folder, small_store,
     train(config_of(small_folder, wandb={"mode": "offline"}), small_store, tmp_path)
     assert capsys.readouterr().err.count("W&B is off") == 1
     assert len(rows_of(tmp_path)) == 2
+
+
+def test_a_store_of_other_settings_is_refused(small_folder, small_store, tmp_path):
+    settings = small_settings(small_folder)
+    settings["data"]["sources"][0]["weight"] = 3
+    settings["data"]["split"]["block"] = 500
+    with pytest.raises(
+        ValueError,
+        match=r"made with other settings \(data.sources.genome.weight is 1.0 there and 3.0 in the config; data.split.block is 1000",
+    ):
+        train(parse_config(settings, "other"), small_store, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_files_may_lie_elsewhere_than_when_the_store_was_made(small_folder, small_store):
+    settings = small_settings(small_folder)
+    settings["data"] |= {"downloads": "elsewhere"}
+    settings["data"]["sources"][0]["path"] = "/moved/genome.fa"
+    store = TokenStore(small_store)
+    assert with_vocabulary(parse_config(settings, "moved"), store).model.vocab_size == 8

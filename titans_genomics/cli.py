@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from titans_genomics import __version__
-from titans_genomics.config import Config, check_run, load_config
+from titans_genomics.config import Config, check_kinds, check_run, load_config
 
 app = typer.Typer(
     name="titans-genomics",
@@ -69,7 +69,8 @@ def tokenize(
     from titans_genomics.data.store import tokenize as run
 
     out = out or settings.folder / "tokens"
-    run(settings, out, jobs)
+    for warning in run(settings, out, jobs)["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
     _wrote(out)
 
 
@@ -263,17 +264,24 @@ def report(
 
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.")]) -> None:
-    """Is this config valid, and are its sequence files there and what they should be?
+    """Is this config valid, and are its files there and what they should be?
 
-    Looks at formats, ends, headers and indexes; only tokenize reads the files through.
+    Of sequence files it looks at formats, ends, headers and indexes; only tokenize reads the files through.
     """
     settings = load_config(file)
     from titans_genomics.data.readers import check_source
+    from titans_genomics.data.tokenizers import read_pieces
 
     check_run(settings)
-    for source in (*settings.data.sources, *settings.downstream.files()):
-        if source.url is None or source.path.is_file():  # else it is yet to be downloaded
-            check_source(source, settings.data)
+    if settings.data.tokenizer.path is not None:
+        read_pieces(settings.data.tokenizer.path)
+    kinds: list[str] = [
+        check_source(source, settings.data) if source.url is None or source.path.is_file() else source.kind
+        for source in settings.data.sources  # those with a URL may be yet to be downloaded
+    ]
+    check_kinds(settings.data, kinds)
+    for source in settings.downstream.files():
+        check_source(source, settings.data)
     typer.echo(f"{file}: valid; results go to {settings.folder}/")
 
 

@@ -7,243 +7,31 @@ A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from titans_genomics.sheet import expand_sources
+from titans_genomics.config_data import (
+    DataConfig,
+    Fraction,
+    LeaksConfig,
+    Name,
+    ReadsConfig,
+    Section,
+    SourceConfig,
+    SplitConfig,
+    TokenizerConfig,
+    check_kinds,
+)
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the config in which unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# ---------------------------------------------------------------------------------------------- data
-
-
-class SourceConfig(Section):
-    """One sequence file.
-
-    A run may also name its sources by a sample sheet, a pattern, a URL or an NCBI accession: `sheet` turns those into
-    sections like this one before they are validated.
-    """
-
-    path: Path = Field(
-        description="sequence file, relative to the working directory; in a config also a pattern (*.fa.gz), an http(s), ftp or s3 URL, or an NCBI assembly accession (GCF_000005845.2)"
-    )
-    kind: Literal["auto", "fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"] = Field(
-        "auto", description="file format; auto looks at the content"
-    )
-    name: Name | None = Field(None, description="name in the token store and the report; default: the file's stem")
-    species: str | None = Field(None, description="species, for the report and for data.split.by species")
-    assembly: str | None = Field(None, description="assembly or strain, for the report")
-    weight: float = Field(
-        1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never"
-    )
-    reference: Path | None = Field(None, description="CRAM: FASTA of the genome that its reads were aligned to")
-    regions: Path | None = Field(None, description="BED or GFF file: use only these stretches of the contigs")
-    exclude: Path | None = Field(None, description="BED or GFF file: leave these stretches out (a blacklist)")
-    split: Literal["train", "validation", "test"] | None = Field(
-        None, description="put the whole source into this split; null: as data.split says"
-    )
-    md5: str | None = Field(
-        None, pattern=r"^[0-9a-fA-F]{32}$", description="MD5 checksum that the file must have (32 hexadecimal digits)"
-    )
-    url: str | None = Field(
-        None,
-        description="where path is downloaded from when it is not there; filled in when path is a URL or an accession",
-    )
-
-    @property
-    def label(self) -> str:
-        """The source's name in the store: ``name``, or the file name up to its first dot (that of hidden files aside)."""
-        return self.name or self.path.name.lstrip(".").split(".")[0] or self.path.name
-
-    @property
-    def side_files(self) -> list[Path]:
-        """The files that the source needs beside its sequence file."""
-        return [path for path in (self.reference, self.regions, self.exclude) if path is not None]
-
-
-class TokenizerConfig(Section):
-    """What one token is."""
-
-    kind: Literal["nucleotide", "kmer", "bpe", "byte"] = Field(
-        "nucleotide",
-        description="nucleotide: one token per base; kmer: k bases; bpe: pieces learned from the training split (of genomes or of text); byte: one token per byte of text",
-    )
-    k: int = Field(6, ge=2, le=7, description="kmer: bases per token")
-    overlap: bool = Field(False, description="kmer: one k-mer from every base on instead of one after the other")
-    vocab_size: int = Field(4096, ge=16, le=65_536, description="bpe: tokens in the vocabulary, special ones included")
-    sample: int = Field(
-        10_000_000, ge=1_000, description="bpe: bases (or bytes) of the training split that the pieces are learned from"
-    )
-    path: Path | None = Field(None, description="bpe: a tokenizer.json to use instead of learning one")
-
-    @model_validator(mode="after")
-    def _keys_fit(self) -> TokenizerConfig:
-        if self.path is not None and self.kind != "bpe":
-            raise ValueError(f"path is for kind bpe, this is {self.kind}")
-        if self.overlap and self.kind != "kmer":
-            raise ValueError(f"overlap is for kind kmer, this is {self.kind}")
-        return self
-
-
-class ReadsConfig(Section):
-    """Which reads of FASTQ, BAM and CRAM files become part of the token store, and how."""
-
-    min_mapq: int = Field(0, ge=0, le=255, description="least mapping quality of an aligned read (MAPQ, Phred)")
-    min_base_quality: int = Field(0, ge=0, le=93, description="bases of lower quality (Phred) become N; 0: off")
-    min_length: int = Field(100, ge=1, description="shortest read, bases")
-    max_length: int | None = Field(None, ge=1, description="longest read, bases; null: no limit")
-    require_flags: int = Field(0, ge=0, le=0xFFFF, description="SAM flag bits that a read must all have")
-    exclude_flags: int = Field(0, ge=0, le=0xFFFF, description="SAM flag bits of which a read must have none")
-    unmapped: bool = Field(True, description="keep unmapped reads (never when regions are given)")
-    secondary: bool = Field(False, description="keep secondary alignments (repeats of the same read)")
-    supplementary: bool = Field(False, description="keep supplementary alignments (pieces of the same read)")
-    duplicates: bool = Field(False, description="keep reads marked as duplicates")
-    qc_fail: bool = Field(False, description="keep reads marked as failing quality control")
-    regions: tuple[str, ...] = Field(
-        (),
-        description="only reads overlapping these regions: contig or contig:start-end (1-based, inclusive, as in samtools); needs an index",
-    )
-    fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the molecules that is kept (seeded; mates stay together)"
-    )
-    coverage: float | None = Field(
-        None,
-        gt=0,
-        description="keep molecules (seeded) up to this many bases per base of the reference; null: no limit",
-    )
-    strand: Literal["sequenced", "reference"] = Field(
-        "sequenced",
-        description="sequenced: as the instrument gave them; reference: as aligned, reads of the reverse strand turned over",
-    )
-    clip: bool = Field(False, description="cut off the soft-clipped ends of aligned reads")
-    consensus: bool = Field(
-        False, description="BAM, CRAM: instead of the reads the consensus of their pile-up, one sequence per contig"
-    )
-    min_depth: int = Field(1, ge=1, description="consensus: positions covered by fewer reads become N")
-
-
-class LeaksConfig(Section):
-    """Near-duplicate sequence on both sides of a split, looked for on both strands."""
-
-    action: Literal["error", "move", "report", "off"] = Field(
-        "error",
-        description="above max_share: stop with an error, move the held-out stretches concerned to train, only report, or do not look",
-    )
-    tool: Literal["sketch", "mmseqs2"] = Field(
-        "sketch",
-        description="what searches: sketch (shared k-mers; nothing to install) or mmseqs2 (alignments of the program mmseqs, for relatives below 90% identity)",
-    )
-    max_share: Fraction = Field(
-        0.3, description="largest share of a source's held-out bases that may stand near-identically in train"
-    )
-    k: int = Field(21, ge=15, le=31, description="length of the compared k-mers, bases")
-    scale: int = Field(
-        16,
-        ge=1,
-        description="one in so many k-mers is compared (hashed, FracMinHash); of short reads more, of very much sequence fewer",
-    )
-    min_length: int = Field(500, ge=1, description="shorter matches are not counted, bases")
-    min_identity: Fraction = Field(
-        0.8, description="mmseqs2: alignments of a smaller share of identical bases are not counted"
-    )
-
-
-class SplitConfig(Section):
-    """What is held out for validation and test."""
-
-    by: Literal["block", "contig", "species"] = Field(
-        "block", description="what is held out: contiguous blocks of every contig, whole contigs, or whole species"
-    )
-    reads: Literal["read", "locus"] = Field(
-        "read",
-        description="reads are held out by molecule, or by the block of the reference that they are aligned to (unaligned ones by molecule)",
-    )
-    block: int = Field(65_536, ge=100, description="block length, bases")
-    validation: Fraction = Field(0.05, description="share of bases (blocks, contigs, species) or reads for validation")
-    test: Fraction = Field(0.05, description="share of bases (blocks, contigs, species) or reads for test")
-    leaks: LeaksConfig = Field(default_factory=LeaksConfig, description="near-duplicates between train and the rest")
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> SplitConfig:
-        if self.validation + self.test >= 1:
-            raise ValueError("validation + test must be below 1, so that something is left to train on")
-        return self
-
-
-def _list_or_sheet(schema: dict[str, Any]) -> None:
-    """Sources in the JSON schema: a list, or the path of a sample sheet."""
-    listed = {key: schema.pop(key) for key in ("items", "minItems", "type")}
-    schema["anyOf"] = [listed, {"type": "string", "minLength": 1}]
-
-
-class DataConfig(Section):
-    """Sequence files to tokens."""
-
-    sources: tuple[SourceConfig, ...] = Field(
-        min_length=1,
-        description="the sequence files: a list, or the path of a sample sheet (TSV or CSV with a header)",
-        json_schema_extra=_list_or_sheet,
-    )
-    downloads: Path = Field(Path("downloads"), description="folder where files named by URL or accession are kept")
-    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig, description="what one token is")
-    iupac: Literal["n", "random", "error"] = Field(
-        "n",
-        description="IUPAC codes other than ACGTUN: to N, to a random base that the code allows (seeded), or an error",
-    )
-    soft_mask: Literal["keep", "ignore", "n"] = Field(
-        "keep",
-        description="lower-case bases: keep as bases and record the intervals, treat as upper case, or turn into N",
-    )
-    max_n: Fraction = Field(0.5, description="largest share of N in a source; more is an error")
-    n_runs: Literal["keep", "split", "drop"] = Field(
-        "keep",
-        description="runs of n_run or more N: keep, split (a new document begins behind them) or drop (what lies left and right is joined)",
-    )
-    n_run: int = Field(100, ge=1, description="shortest run of N that n_runs is about, bases")
-    min_contig: int = Field(100, ge=1, description="contigs shorter than this are dropped and counted, bases")
-    reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for reads")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="train, validation and test")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, settings: Any) -> Any:
-        if isinstance(settings, dict) and "sources" in settings:
-            downloads = settings.get("downloads", "downloads")
-            return settings | {"sources": expand_sources(settings["sources"], Path(str(downloads)))}
-        return settings
-
-    @model_validator(mode="after")
-    def _sources_agree(self) -> DataConfig:
-        names = [s.label for s in self.sources]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            paths = [str(s.path) for s in self.sources if s.label == twice[0]]
-            raise ValueError(
-                f"two sources share the name {twice[0]!r} ({paths[0]}, {paths[1]}): give each a name of its own (data.sources[].name)"
-            )
-        files = [os.path.realpath(s.path) for s in self.sources]
-        again = next((s for i, s in enumerate(self.sources) if files[i] in files[:i]), None)
-        if again is not None:
-            raise ValueError(
-                f"the same file twice: {again.path}. Name it once, and raise its weight to see it more often"
-            )
-        if self.split.by == "species":
-            without = next((s.label for s in self.sources if not s.species and not s.split), None)
-            if without is not None:
-                raise ValueError(f"data.split.by is species, and source {without!r} has none (data.sources[].species)")
-        return self
+__all__ = [
+    "STAGES", "Config", "DataConfig", "DownstreamConfig", "EvaluateConfig", "LeaksConfig", "ReadsConfig", "ReportConfig",
+    "SourceConfig", "SpeciesConfig", "SplitConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "WandbConfig",
+    "check_kinds", "check_run", "load_config", "parse_config", "stage_settings",
+]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- model
@@ -357,6 +145,10 @@ class TrainConfig(Section):
     num_nodes: int = Field(1, ge=1, description="nodes")
     strategy: Literal["auto", "ddp", "fsdp"] = Field("auto", description="how several devices share the work")
     reverse_complement: Fraction = Field(0.5, description="probability that a training window is reverse-complemented")
+    sampling: Literal["random", "tiled"] = Field(
+        "random",
+        description="windows at random places, by weight; or tiled: all windows side by side once per epoch, in a random order",
+    )
     temperature: float = Field(
         1.0,
         ge=1,
@@ -515,6 +307,8 @@ class Config(Section):
             )
         if self.data.tokenizer.kind == "byte" and self.train.reverse_complement:
             raise ValueError("text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0")
+        if self.train.reverse_complement and all(s.kind == "text" for s in self.data.sources):
+            raise ValueError("text (data.sources[].kind text) has no other strand: set train.reverse_complement to 0")
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
@@ -578,10 +372,12 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
 def parse_config(settings: dict[str, Any], origin: str) -> Config:
     """Validate a nested dict of settings.
 
-    Raises ValueError naming ``origin`` and, for each fault, the key, the value and what is allowed.
+    Raises ValueError naming ``origin`` and, for each fault, the key (of a sample sheet: line and column), the value and
+    what is allowed.
     """
+    origins: list[str] = []
     try:
-        return Config.model_validate(settings)
+        return Config.model_validate(settings, context={"origins": origins})
     except ValidationError as error:
         lines = []
         faults = error.errors()
@@ -589,7 +385,7 @@ def parse_config(settings: dict[str, Any], origin: str) -> Config:
             size = len(fault["loc"])  # a list is also too short for its wrong entries
             if fault["type"] == "too_short" and any(f["loc"][:size] == fault["loc"] != f["loc"] for f in faults):
                 continue
-            key = ".".join(str(part) for part in fault["loc"]) or "config"
+            key = _written(fault["loc"], origins)
             shown = (
                 ""
                 if fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | list)
@@ -608,7 +404,7 @@ def load_config(path: str | Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config file")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not text in UTF-8. Save it as UTF-8") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter: a date that is none
@@ -616,6 +412,32 @@ def load_config(path: str | Path) -> Config:
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: a config is a mapping of sections, found {type(settings).__name__}")
     return parse_config(settings, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which a key that stands twice is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line, same = key.start_mark.line + 1, (key.tag, key.value)
+            if same in lines:
+                raise ValueError(
+                    f"line {line}: the key {key.value!r} stands in this section a second time (before: line {lines[same]}). Remove one of them"
+                )
+            lines[same] = line
+        return node
+
+
+def _written(location: tuple[str | int, ...], origins: Sequence[str]) -> str:
+    """Where the value of ``location`` was written: its key, in a sample sheet line and column."""
+    if location[:2] == ("data", "sources") and len(location) > 2 and isinstance(location[2], int) and origins:
+        where, rest = origins[location[2]], ".".join(map(str, location[3:]))
+        return f"{'data.' if where.startswith('sources.') else ''}{where}{rest}".rstrip(".")
+    return ".".join(map(str, location)) or "config"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:

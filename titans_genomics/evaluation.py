@@ -183,6 +183,7 @@ class _Figures:
         own = store.weight(source) > 0 and bool(store.runs("train", source))  # its species may be held out as a whole
         between = (source if own else None, source if store.runs("validation", source) else None)
         if between not in fits:
+            fits.clear()  # its tables may be hundreds of megabytes
             train, validation = (
                 _letters_of(store, split, of) for split, of in zip(("train", "validation"), between, strict=True)
             )

@@ -50,7 +50,7 @@ _NOT_TEXT = (
 )
 
 
-def expand_sources(sources: Any, downloads: Path) -> Any:
+def expand_sources(sources: Any, downloads: Path, origins: list[str] | None = None) -> Any:
     """The entries of ``data.sources``, one per file.
 
     Paths, those in a sample sheet too, stay as they are written: relative to the working directory. Expanding what
@@ -64,6 +64,9 @@ def expand_sources(sources: Any, downloads: Path) -> Any:
         lines and lines that begin with # are skipped. Anything else is given back as it is.
     downloads
         Folder of the local copies of URLs and accessions.
+    origins
+        Filled with where each entry was written, of which only the name of the key or column lacks
+        (``SHEET: line 7, column `` or ``sources.3.``); all files that a pattern stands for share it.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def expand_sources(sources: Any, downloads: Path) -> Any:
         entries = [(f"sources.{i}.", entry) for i, entry in enumerate(sources)]
     else:
         return sources
+    origins = [] if origins is None else origins
     claims: dict[str, set[str]] = defaultdict(set)
     addresses = [_address(entry, where) for where, entry in entries]
     for (_, entry), address in zip(entries, addresses, strict=True):
@@ -110,8 +114,10 @@ def expand_sources(sources: Any, downloads: Path) -> Any:
             made = [entry | {"path": path} for path in _matches(entry, where)]
         else:
             expanded.append(entry)
+            origins.append(where)
             continue
         expanded += made
+        origins += [where] * len(made)
         unnamed += [one for one in made if one.get("name") is None]
     _name_apart(expanded, unnamed)
     return expanded

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import os
+from collections import Counter
 
 import numpy as np
 import pysam
@@ -13,7 +14,7 @@ from reading import SIRV, batches, expected, keys, other_strand, read
 
 from titans_genomics.config import ReadsConfig
 from titans_genomics.data import bgzf
-from titans_genomics.data.bam import contigs
+from titans_genomics.data.bam import contigs, read_bam
 from titans_genomics.data.bgzf import BGZF_END
 
 HEADER = {
@@ -139,6 +140,11 @@ FILTERS = st.fixed_dictionaries(
         "clip": st.booleans(),
         "strand": st.sampled_from(["sequenced", "reference"]),
     },
+).filter(
+    lambda filters: (
+        filters.get("min_length", 100) <= filters.get("max_length", 3_000)
+        and not filters.get("require_flags", 0) & filters.get("exclude_flags", 0)
+    )
 )
 
 
@@ -516,6 +522,65 @@ def test_a_cram_cut_short_or_damaged(tmp_path, crammed):
     path.write_bytes(whole[:middle] + bytes(100) + whole[middle + 100 :])
     with pytest.raises(ValueError, match=r"x.cram: damaged after [0-9,]+ records"):
         read(crammed)
+
+
+@pytest.mark.parametrize("kind", ["bam", "cram"])
+@pytest.mark.parametrize("regions", [[], ["chr1:1-2000", "chr2:500-4000"]], ids=["whole", "regions"])
+def test_reads_that_are_all_dropped_still_show_how_far_it_is(tmp_path, genome, monkeypatch, kind, regions):
+    from titans_genomics.data import bam
+
+    monkeypatch.setattr(bam, "_ROWS", 50)
+    plain = write(tmp_path / "plain.bam", varied_lines(900))
+    pysam.sort("-o", str(tmp_path / "x.bam"), str(plain))
+    path = tmp_path / f"x.{kind}"
+    if kind == "cram":
+        pysam.view(
+            *("-C", "-T", str(genome), "--output-fmt-option", "seqs_per_slice=100"),
+            *("-o", str(path), str(tmp_path / "x.bam")),
+            catch_stdout=False,
+        )
+    pysam.index(str(path))
+    config = config_for({"path": str(path), "reference": str(genome)}, reads={"min_length": 10**6, "regions": regions})
+    shares = []
+    with pytest.raises(ValueError, match="no read"):
+        list(read_bam(config.data.sources[0], config.data, 1, Counter(), shares.append))
+    known = [share for share in shares if share is not None]
+    assert known == sorted(known)
+    assert all(0 < share <= 1 for share in known)
+    if kind == "cram" or regions:
+        assert len(shares) > 5
+        assert len(set(known)) > 3
+
+
+LONG = {"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": "chr1", "LN": 10_000_000}]}
+
+
+@pytest.mark.parametrize("age", [-100, 100], ids=["older", "younger"])
+def test_the_index_of_another_version_of_the_file(tmp_path, age):
+    lines = [{"pos": 50_000 * i, "seq": random_bases(5_000, i)} for i in range(100)]
+    path = make_bam(tmp_path / "x.bam", lines, index=True, header=LONG)
+    make_bam(path, [line | {"seq": line["seq"][:4_321]} for line in lines], header=LONG)
+    index = tmp_path / "x.bam.bai"
+    os.utime(index, (path.stat().st_mtime + age,) * 2)
+    what = "older than the file" if age < 0 else "another version of the file"
+    with pytest.raises(ValueError, match=rf"x\.bam: .*{what}.*Run `samtools index \S*x\.bam`"):
+        read(path, regions=["chr1:4000001-4000100"])
+    pysam.index(str(path))
+    assert [each.name for each in read(path, regions=["chr1:4000001-4000100"])[0]] == ["read80"]
+
+
+def test_an_older_index_that_finds_nothing(tmp_path):
+    path = make_bam(tmp_path / "x.bam", [{"pos": 100}], index=True, header=LONG)
+    make_bam(path, [{"pos": 4_000_000}], header=LONG)
+    os.utime(tmp_path / "x.bam.bai", (1, 1))
+    with pytest.raises(ValueError, match=r"x\.bam: .*older than the file.*Run `samtools index"):
+        read(path, regions=["chr1:4000001-4000010"])
+
+
+def test_an_older_index_that_fits_is_good_enough(tmp_path):
+    path = make_bam(tmp_path / "x.bam", [{"pos": 100}], index=True)
+    os.utime(tmp_path / "x.bam.bai", (1, 1))
+    assert len(read(path, regions=["chr1:101-110"])[0]) == 1
 
 
 def test_regions_of_a_cram_need_an_index(crammed):

@@ -186,3 +186,64 @@ def test_reads_of_one_molecule_are_moved_together(tmp_path):
     held = [i for i in range(40) if split_of[f"r{i}"] == {2}]
     assert all(split_of[f"copy{i}"] == {2} for i in held)
     assert np.isin(before, [0, 2]).all()
+
+
+def test_mates_in_two_files_are_moved_together(tmp_path):
+    """The first mate is a copy of a training read, the second, in the other file, is not."""
+    genome = random_bases(50_000)
+    first, second = [], []
+    for i in range(40):
+        left, right = genome[1_000 * i : 1_000 * i + 300], genome[1_000 * i + 500 : 1_000 * i + 700]
+        first += [f"@r{i}/1", left, "+", "I" * 300, f"@copy{i}", left, "+", "I" * 300]
+        second += [f"@r{i}/2", right, "+", "I" * 200]
+    paths = [tmp_path / "one.fq", tmp_path / "two.fq"]
+    for path, lines in zip(paths, (first, second), strict=True):
+        path.write_text("\n".join(lines) + "\n")
+    split = {"validation": 0, "test": 0.2, "leaks": {"action": "move", "scale": 1}}
+    store = tokenized(tmp_path / "tokens", *paths, split=split | {"leaks": {"action": "off"}})
+    shards = [Shard(store.path / SHARDS, name) for name in ("one", "two")]
+    config = config_for(*paths, split=split)
+    chosen = choose(config, shards)
+    before = chosen[1].split.copy()
+    leak_gate(config, shards, chosen)
+    split_of: dict[str, set[int]] = {}
+    for shard, own in zip(shards, chosen, strict=True):
+        names = shard.names.to_pylist()
+        for record, number in zip(own.record.tolist(), own.split.tolist(), strict=True):
+            split_of.setdefault(names[record].split("/")[0], set()).add(number)
+    assert all(len(numbers) == 1 for numbers in split_of.values())
+    assert (before != chosen[1].split).any()
+
+
+@pytest.mark.parametrize(("length", "judged"), [(21_000, True), (14_000, False)])
+def test_a_held_out_contig_that_is_a_strain_of_another_is_named(tmp_path, length, judged):
+    """One file of many genomes, of which four are held out: one of these is a quarter, and alone it is above."""
+    records = {f"g{i}": random_bases(length, i) for i in range(40)}
+    path = write_fasta(tmp_path / "many.fa", records)
+    split = {"by": "contig", "validation": 0.1, "test": 0, "leaks": {"action": "report"}}
+    plain = tokenized(tmp_path / "plain", path, split=split)
+    assert (plain.manifest["leaks"]["records"], plain.manifest["warnings"]) == ([], [])
+    held = sorted(s.record for s in plain.index if s.split == "validation")
+    other = next(s.record for s in plain.index if s.split == "train")
+    assert len(held) == 4
+    write_fasta(path, records | {held[1]: mutated(records[other], 0.01)})
+    store = tokenized(tmp_path / "report", path, split=split)
+    leaks, warnings = store.manifest["leaks"], store.manifest["warnings"]
+    assert leaks["held"][0]["share"] == pytest.approx(0.25, abs=0.02)
+    assert "25" in warnings[0]
+    assert "near-identically in train, most of it in many" in warnings[0]
+    assert [one["record"] for one in leaks["records"]] == [held[1]] * judged
+    assert [held[1] in warning for warning in warnings[1:]] == [True] * judged
+    strict = config_for(path, split=split | {"leaks": {"action": "error"}})
+    if not judged:
+        assert tokenize(strict, tmp_path / "error")["leaks"]["records"] == []
+        return
+    (one,) = leaks["records"]
+    assert (one["match"]["held"]["record"], one["match"]["train"]["record"]) == (held[1], other)
+    with pytest.raises(ValueError, match=rf"{held[1]} of many \(validation\): 9.*") as error:
+        tokenize(strict, tmp_path / "error")
+    assert f"of many is {other}:" in str(error.value)
+    assert "give each a file and a source of its own" in str(error.value)
+    moved = tokenized(tmp_path / "move", path, split=split | {"leaks": {"action": "move"}})
+    assert sorted(s.record for s in moved.index if s.split == "validation") == [held[0], *held[2:]]
+    assert moved.manifest["warnings"] == []

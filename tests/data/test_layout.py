@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from making import config_for
 
 from titans_genomics.data.batch import Batch, ReadColumns
-from titans_genomics.data.layout import Chosen, choose, cut
+from titans_genomics.data.layout import Chosen, _sharing, choose, count_n, cut
 from titans_genomics.data.shard import Shard, ShardWriter
 
 REFERENCE = {"chr1": 5_000, "chr2": 3_000}
@@ -287,6 +287,27 @@ def test_runs_of_n(tmp_path, n_runs, expected):
     assert list(zip(chosen.begin, chosen.end, chosen.joined, strict=True)) == expected
 
 
+@pytest.mark.parametrize(
+    ("n_runs", "listed", "expected"),
+    [
+        ("keep", {}, (80, 350)),
+        ("drop", {}, (21, 291)),
+        ("split", {"regions": [("c0", 110, 130), ("c1", 0, 50)]}, (9, 60)),
+        ("keep", {"regions": [("c0", 50, 90)]}, (30, 40)),
+        ("keep", {"exclude": [("c0", 60, 149)]}, (0, 261)),
+    ],
+)
+def test_n_is_counted_in_what_is_used(tmp_path, n_runs, listed, expected):
+    codes = np.zeros(250, dtype=np.uint8)
+    codes[60:90] = codes[98:119] = codes[120:149] = 4
+    shard = shard_of(tmp_path, "x", [codes, np.zeros(100, dtype=np.uint8)])
+    entry = {"path": "x.fa"} | {key: bed(tmp_path / "r.bed", regions) for key, regions in listed.items()}
+    (chosen,) = choose(config_for(entry, n_runs=n_runs, n_run=25, split=no_leaks(block=100)), [shard])
+    assert count_n(shard, chosen) == expected
+    used = np.concatenate([shard.codes[begin:end] for begin, end in zip(chosen.begin, chosen.end, strict=True)])
+    assert ((used == 4).sum(), len(used)) == expected
+
+
 # ------------------------------------------------------------------------- splits of sources as a whole
 
 
@@ -365,6 +386,92 @@ def test_reads_of_one_locus_stay_together_and_no_two_splits_overlap(tmp_path_fac
         assert start // block < (start + length - 1) // block, "within one block and left out"
     found = chosen.left_out.get("across the border of two splits", {"records": 0, "bases": 0})
     assert found == {"records": len(left), "bases": sum(made[i][0] for i in left)}
+
+
+@given(reads, reads, st.sampled_from([100, 500]), st.integers(0, 3))
+@settings(max_examples=60)
+def test_files_aligned_to_one_reference_have_no_locus_on_two_sides(tmp_path_factory, one, two, block, seed):
+    """The contigs of the second file stand in another order; what is not aligned shares its molecules."""
+    folder = tmp_path_factory.mktemp("layout")
+    made = [[*one, (10, 99, -1, 0)], [*two, (12, 99, -1, 0)]]
+    references = [REFERENCE, {"more": 900} | dict(reversed(REFERENCE.items()))]
+    names = [list(reference) for reference in references]
+    shards = [reads_shard(folder, label, *own) for label, *own in zip("ab", made, references, strict=True)]
+    split = no_leaks(reads="locus", block=block)
+    split_of: dict[Any, int] = {}
+    covered = {name: np.full(3_000, -1) for name in ("more", *REFERENCE)}
+    for own, reads_of, contigs in zip(
+        choose(config_for("a.bam", "b.bam", seed=seed, split=split), shards), made, names, strict=True
+    ):
+        assert len(own.begin) == len(own.record) == len(own.joined) == len(own.split)
+        for record, number in zip(own.record.tolist(), own.split.tolist(), strict=True):
+            length, key, contig, start = reads_of[record]
+            assert (
+                split_of.setdefault(
+                    key if contig < 0 else (contigs[contig], (2 * start + length) // 2 // block), number
+                )
+                == number
+            )
+            if contig >= 0:
+                there = covered[contigs[contig]][start : start + length]
+                assert set(there.tolist()) <= {-1, number}
+                there[:] = number
+
+
+def test_a_rest_of_less_than_half_a_block_of_a_reference_belongs_to_the_block_before(tmp_path):
+    """Of a small unit at the end, reached only by reads across its border, nothing would be left."""
+    made = [(80, i, 0, 10 * i) for i in range(97)]
+    shard = reads_shard(tmp_path, "x", made, {"chr1": 1_040})
+    for seed in range(20):
+        split = {"reads": "locus", "block": 100, "validation": 0.05, "test": 0}
+        (chosen,) = choose(config_for("x.bam", seed=seed, split=split), [shard])
+        assert (chosen.split == 1).any()
+        assert chosen.split[chosen.record == 96] == chosen.split[chosen.record == 92]
+
+
+def test_contigs_of_another_length_are_another_reference(tmp_path):
+    made = [(50, i, 0, 100 * i + 20) for i in range(30)]
+    shards = [reads_shard(tmp_path, label, made[i:], {"chr1": 3_100 + i}) for i, label in enumerate("ab")]
+    config = config_for("a.bam", "b.bam", split=no_leaks(reads="locus", block=100))
+    for together, shard in zip(choose(config, shards), shards, strict=True):
+        (alone,) = choose(config_for(f"{shard.label}.bam", split=no_leaks(reads="locus", block=100)), [shard])
+        assert together.split.tolist() == alone.split.tolist()
+
+
+@pytest.mark.parametrize("how", ["read", "locus"])
+def test_mates_in_two_files_are_on_one_side(tmp_path, how):
+    """Also where their lengths differ, and one file lacks some of the molecules."""
+    rng = np.random.default_rng(0)
+    keys = rng.permutation(10_000)[:200].tolist()
+    shards = [
+        reads_shard(tmp_path, label, [(int(rng.integers(20, 300)), key, -1, 0) for key in own], {})
+        for label, own in (("a", keys), ("b", keys[50:][::-1]), ("c", [key + 20_000 for key in keys]))
+    ]
+    chosen = choose(config_for("a.fq", "b.fq", "c.fq", split=no_leaks(reads=how)), shards)
+    split_of = dict(zip(keys, chosen[0].split.tolist(), strict=True))
+    assert chosen[1].split.tolist() == [split_of[key] for key in keys[50:][::-1]]
+    (alone,) = choose(config_for("c.fq", split=no_leaks(reads=how)), shards[2:])
+    assert chosen[2].split.tolist() == alone.split.tolist()
+
+
+def test_a_file_of_which_every_read_lies_across_two_splits(tmp_path):
+    short = [(50, i, 0, 100 * i + 20) for i in range(40)]
+    shards = [reads_shard(tmp_path, "a", short), reads_shard(tmp_path, "b", [(3_900, 100, 0, 30)])]
+    config = config_for("a.bam", "b.bam", split=no_leaks(reads="locus", block=100))
+    with pytest.raises(ValueError, match=r"b\.bam: nothing of it is left \(3,900 bases: across .*data\.split\.block"):
+        choose(config, shards)
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=8))
+def test_groups_that_share_nothing(values):
+    groups = _sharing([np.array(own, dtype=np.int64) for own in values])
+    assert sorted(i for group in groups for i in group) == list(range(len(values)))
+    expected: list[tuple[set[int], set[int]]] = []
+    for i, own in enumerate(values):
+        near = [one for one in expected if one[1] & set(own)]
+        expected = [one for one in expected if one not in near]
+        expected.append((set.union({i}, *(one[0] for one in near)), set.union(set(own), *(one[1] for one in near))))
+    assert sorted(groups) == sorted(sorted(members) for members, _ in expected)
 
 
 def test_a_long_read_does_not_lie_across_a_block_of_another_split(tmp_path):

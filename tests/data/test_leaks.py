@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from titans_genomics.config import LeaksConfig
-from titans_genomics.data import leak_search
+from titans_genomics.data import leak_search, leak_sums
 from titans_genomics.data import sketch as sketch_module
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.leak_search import find_leaks, resolve
@@ -42,7 +42,7 @@ def mutated(codes, rate, seed, indels=0.0):
     return np.concatenate([*pieces, codes[at:]])
 
 
-def make(*sources, unit=None):
+def make(*sources, unit=None, record=None):
     """Stretches of sources given as (name, codes, [(begin, end, split), ...]); each is a record of its own name + number."""
     rows = [(i, *stretch) for i, (_, _, own) in enumerate(sources) for stretch in own]
     source, begin, end, split = np.array(rows, dtype=np.int64).reshape(-1, 4).T
@@ -56,6 +56,7 @@ def make(*sources, unit=None):
         split.astype(np.int8),
         lambda number: (names[number], 1_000 * number),
         unit,
+        record,
     )
 
 
@@ -403,9 +404,68 @@ def test_mates_move_together():
         whole("a", train, TRAIN),
         tiled("b", reads, 300, TEST),
         whole("c", bases(300, 73), TEST),
-        unit=np.array([7, 7, 7, 8, 8, 7]),
+        unit=np.array([-1, 7, 7, 8, 8, 7]),
     )
-    assert moved(stretches, find_leaks(stretches, CONFIG), CONFIG).tolist() == [1, 2]
+    assert moved(stretches, find_leaks(stretches, CONFIG), CONFIG).tolist() == [1, 2, 5]
+
+
+def contig_by_contig(records, genome, small=1_000):
+    """Of contigs of these numbers, and 100 kb more, all that is held out: a small stretch of each, and then a large one."""
+    parts, rows = [], []
+    for number, (own, copied) in enumerate(records):
+        codes = bases(own, 100 + number)
+        codes[:copied] = mutated(genome[10_000 * number : 10_000 * number + copied], 0.01, number)
+        rows += [(sum(map(len, parts)), sum(map(len, parts)) + small, TEST)]
+        rows += [(rows[-1][1], rows[-1][0] + own, TEST)]
+        parts.append(codes)
+    start = sum(map(len, parts))
+    codes = np.concatenate([*parts, bases(100_000, 99)])
+    numbers = [-1, *np.repeat(np.arange(len(records)) + 5, 2).tolist(), 99]
+    return make(whole("a", genome, TRAIN), ("b", codes, [*rows, (start, len(codes), TEST)]), record=np.array(numbers))
+
+
+def test_contigs_are_judged_by_themselves(monkeypatch):
+    monkeypatch.setattr(leak_sums, "LEAST", 5_000)
+    genome = bases(60_000, 74)
+    stretches = contig_by_contig([(6_000, 5_000), (6_000, 1_000), (4_900, 4_900), (9_000, 3_500), (8_000, 0)], genome)
+    found = find_leaks(stretches, CONFIG)
+    assert found.above(0.3) == []
+    assert [one.judged for one in found.records] == [6_000, 6_000, 9_000]
+    assert [one.share for one in found.records] == pytest.approx([5 / 6, 1 / 6, 3.5 / 9], abs=0.02)
+    assert [(one.source, one.record, one.split) for one in found.records_above(0.3)] == [
+        ("b", "b_1", "test"),
+        ("b", "b_7", "test"),
+    ]
+    for one, number, name in zip(found.records_above(0.3), (0, 3), ("b_2", "b_8"), strict=True):
+        assert one.match.held.record == name  # of the two stretches of the contig the one with the longest match
+        assert one.match.train.start // 1_000 == 10 * number + 1
+    message = found.message(0.3)
+    assert "b_1 of b (test): 8" in message
+    assert str(found.records_above(0.3)[0].match.train) in message
+    assert "by species" in message
+    assert "b_3" not in message
+    assert found.message(0.9) == ""
+    plain = json.loads(json.dumps(found.as_dict(0.3)))
+    assert plain["records_above"] == len(plain["records"]) == 2
+    assert plain["records"][0]["match"]["train"]["source"] == "a"
+
+
+def test_of_a_source_that_is_above_no_contig_is_named():
+    genome = bases(60_000, 74)
+    found = find_leaks(make(whole("a", genome, TRAIN), whole("b", genome, TEST), record=np.array([0, 1])), CONFIG)
+    assert len(found.records) == len(found.above(0.3)) == 1
+    assert found.records_above(0.3) == []
+
+
+def test_the_largest_match_of_a_contig_is_that_of_all_windows(monkeypatch):
+    monkeypatch.setattr(leak_sums, "LEAST", 5_000)
+    stretches = contig_by_contig([(6_000, 5_000), (9_000, 3_500)], bases(60_000, 74), small=4_500)
+    in_one = find_leaks(stretches, CONFIG).records
+    monkeypatch.setattr(leak_search, "_WINDOW", 50)
+    cut = find_leaks(stretches, CONFIG).records
+    for one, other in zip(in_one, cut, strict=True):
+        assert one[:4] == other[:4]
+        assert one.match.held.record == other.match.held.record
 
 
 def test_the_message_names_sources_loci_and_remedies():
@@ -443,7 +503,7 @@ def test_what_the_manifest_gets():
         whole("a", train, TRAIN), whole("b", train[5_000:25_000], TEST), whole("c", bases(5_000, 84), TEST)
     )
     found = find_leaks(stretches, CONFIG)
-    plain = json.loads(json.dumps(found.as_dict()))
+    plain = json.loads(json.dumps(found.as_dict(0.3)))
     assert plain["k"] == 21
     b, c = plain["held"]
     assert (b["source"], b["split"], b["judged"], c["covered"], c["pairs"]) == ("b", "test", 20_000, 0, [])

@@ -114,10 +114,31 @@ def test_files_beside_the_sequence_must_be_there(tmp_path):
 def test_faults_of_the_beginning_show_before_anything_is_read_through(tmp_path):
     for content, message in (
         (b">p\nMKTAYIAKQRQISFVKSHFSRQ\n", "protein"),
-        (b">a\nACGT\n>a\nACGT\n", "two records are named 'a'"),
+        (b"\xef\xbb\xbf\n>a\nACGT\nAC?T\n", r"contig 'a', position 6: '\?'"),
+        (b">p\n" + b"MKTAYIAKQRQISFVKSHFSRQ\n" * 4_000, "contig 'p'.* protein"),
+        (b">p\n" + b"RYKMSWB\n" * 20, "contig 'p' looks like a protein"),
         (gzip.compress(b">a\n" + BASES.encode())[:-20], "cut short"),
     ):
         (tmp_path / "x.fa").write_bytes(content)
         config = config_for(tmp_path / "x.fa")
         with pytest.raises(ValueError, match=message):
             check_source(config.data.sources[0], config.data)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_only_the_first_kilobytes_are_looked_at_before_all_is_read(tmp_path, pack):
+    path = tmp_path / "x.fa"
+    path.write_bytes(pack(b">a\n" + b"ACGT" * 20_000 + b"\n>b\nAC?T\n"))
+    config = config_for(path)
+    assert check_source(config.data.sources[0], config.data) == "fasta"
+    with pytest.raises(ValueError, match=r"contig 'b', position 2"):
+        list(open_source(config.data.sources[0], config.data))
+
+
+def test_a_protein_needs_its_end_or_many_letters_to_be_called_one(tmp_path):
+    """A record that goes on beyond what is looked at may begin with letters that stand for several bases."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(b"\n" * 65_000 + b">a\n" + b"R" * 600 + b"ACGT" * 1_000)
+    config = config_for(path, max_n=1)
+    assert check_source(config.data.sources[0], config.data) == "fasta"
+    assert sum(len(batch.codes) for batch in open_source(config.data.sources[0], config.data)) == 4_600

@@ -177,7 +177,7 @@ def test_bases_that_only_the_reference_has(packed):
         ({}, [("r", "ACGT", None, *aligned(0xE00))], "supplementary alignment"),
         ({}, [("r", "ACGT", None, *aligned(0x600))], "duplicate"),
         ({"require_flags": 3}, [("r", "ACGT", None, *aligned(0x200))], "failed quality control"),
-        ({"require_flags": 3, "exclude_flags": 1}, [("r", "ACGT", None, *aligned(1))], "lacks a required flag"),
+        ({"require_flags": 3, "exclude_flags": 4}, [("r", "ACGT", None, *aligned(1))], "lacks a required flag"),
         ({"exclude_flags": 1, "min_mapq": 70}, [("r", "ACGT", None, *aligned(1))], "has an excluded flag"),
         ({"min_mapq": 70, "min_length": 9}, [("r", "ACGT", None, *aligned())], "MAPQ below 70"),
         ({"min_length": 9}, [("r", "")], "no sequence stored"),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from titans_genomics.config import load_config
 from titans_genomics.data import writer
 from titans_genomics.data.alphabet import decode, encode, reverse_complement
 from titans_genomics.data.folder import FILES, PLACES, SHARDS
-from titans_genomics.data.shard import save_array
+from titans_genomics.data.shard import SUFFIXES, Shard, save_array
+from titans_genomics.data.source_file import SourceFile
 from titans_genomics.data.store import TokenStore, tokenize
 
 RESOURCES = Path(__file__).parents[2] / "resources"
@@ -204,7 +208,7 @@ def test_the_shipped_data(tmp_path):
     for source in (genome, reads):
         assert source["tokens"]["validation"] / source["bases"] == pytest.approx(0.05, abs=0.01)
         assert source["tokens"]["test"] / source["bases"] == pytest.approx(0.05, abs=0.01)
-    assert manifest["warnings"] == []
+    assert all("near-identically" in note for note in manifest["warnings"])  # pieces of transcripts among the reads
     assert manifest["totals"]["bases"] == genome["bases"] + reads["bases"]
     sequences = {}
     with pysam.FastxFile(str(RESOURCES / "ecoli_k12.fa.gz")) as handle:
@@ -715,15 +719,28 @@ def test_killed_while_a_shard_was_read_anew_with_other_settings_nothing_old_is_b
     check_store(store, {("new0", "chr1"): random_bases(3_000) + random_bases(300, 1)})
 
 
+def check_only_whole_shards_are_left(out: Path) -> None:
+    """Beside a store that failed to be replaced there is nothing but whole shards for the next attempt."""
+    partial = out.with_name(f".{out.name}.partial")
+    left = {path.name for path in out.parent.iterdir()} - {*INPUT, out.name}
+    assert left <= {partial.name}
+    if left:
+        facts = list((partial / SHARDS).glob("*.json"))
+        assert facts
+        assert set(contents(partial)) == {f"{SHARDS}/{path.stem}{suffix}" for path in facts for suffix in SUFFIXES}
+        for path in facts:
+            Shard(partial / SHARDS, path.stem)
+
+
 @pytest.mark.parametrize(
-    ("tokenizer", "room"),
+    ("tokenizer", "room", "whole"),
     [
-        ({"kind": "nucleotide"}, 60_000),  # too little for the bases of a shard
-        ({"kind": "kmer", "overlap": True}, 100_500),  # for tokens of two bytes only
+        ({"kind": "nucleotide"}, 60_000, 0),  # too little for the bases of a shard
+        ({"kind": "kmer", "overlap": True}, 100_500, 2),  # for tokens of two bytes only
     ],
     ids=["bases", "tokens"],
 )
-def test_a_full_disk_leaves_the_old_store_and_nothing_else(old_and_new, tokenizer, room):
+def test_a_full_disk_leaves_the_old_store_and_whole_shards(old_and_new, tokenizer, room, whole):
     out, settings_file = old_and_new
     config = json.loads(settings_file.read_text())
     config["data"]["tokenizer"] = tokenizer
@@ -733,7 +750,8 @@ def test_a_full_disk_leaves_the_old_store_and_nothing_else(old_and_new, tokenize
     assert done.returncode == 1
     assert "no room to write the token store (File too large)" in done.stderr
     assert contents(out) == before
-    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
+    check_only_whole_shards_are_left(out)
+    assert len(list(out.with_name(".tokens.partial").glob(f"{SHARDS}/*.json"))) == whole
 
 
 @pytest.mark.parametrize(
@@ -768,7 +786,7 @@ def test_a_disk_that_fills_up_while_a_file_is_written(old_and_new, monkeypatch, 
     with pytest.raises(OSError, match=r"no room to write the token store \(No space left on device\)"):
         tokenize(load_config(settings_file), out, 1)
     assert contents(out) == before
-    assert sorted(path.name for path in out.parent.iterdir()) == [*INPUT, "tokens"]
+    check_only_whole_shards_are_left(out)
 
 
 def test_an_array_that_does_not_fit_on_the_disk():
@@ -798,3 +816,255 @@ def test_two_processes_cannot_write_one_store(fasta, tmp_path, monkeypatch):
     tokenize(config, tmp_path / "t")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "t"]
     assert sizes(TokenStore(tmp_path / "t")) > 900
+
+
+# --------------------------------------------------------------------------- what a shard depends on
+
+
+def replaced(path: Path, content: str) -> None:
+    """Put another file in a file's place, of its size and time of change."""
+    before = path.stat()
+    new = path.with_name("new")
+    new.write_text(content)
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(new, path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_a_replaced_file_of_the_same_size_and_time_is_read_again(two, tmp_path, reads):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    content = write_fasta(tmp_path / "other.fa", {"chr1": random_bases(2_000, 9)}).read_text()
+    for count, path in enumerate(two):
+        reads.clear()
+        if count:  # another inode, or the same one
+            replaced(path, content)
+        else:
+            times = path.stat()
+            path.write_text(content[:-9] + content[-9:-1].translate(str.maketrans("ACGT", "CATG")) + "\n")
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        tokenized(tmp_path / "t", *two, **NO_LEAKS)
+        assert reads == ["ab"[count]]
+
+
+def test_a_copy_is_looked_at_once(two, tmp_path, reads, monkeypatch):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    before = contents(tmp_path / "t")
+    replaced(two[0], two[0].read_text())
+    sums = []
+    honest = SourceFile._run
+    monkeypatch.setattr(SourceFile, "_run", lambda self: sums.append(self.path.name) or honest(self))
+    reads.clear()
+    for _ in range(2):
+        store = tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert (reads, sums) == ([], ["a.fa"])
+    facts = f"{SHARDS}/a.json"
+    assert contents(store.path) | {facts: b""} == before | {facts: b""}
+
+
+def test_what_is_known_of_a_copy_is_not_written_into_the_old_store(two, tmp_path):
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    before = contents(tmp_path / "t")
+    replaced(two[0], two[0].read_text())
+    with pytest.raises(ValueError, match="leaves validation empty"):
+        tokenized(tmp_path / "t", *two, **NO_LEAKS | {"split": {"by": "contig", "validation": 0.1}})
+    assert contents(tmp_path / "t") == before
+
+
+def test_an_md5_is_looked_at_once(two, tmp_path, reads, monkeypatch):
+    sums = []
+    honest = writer.check_md5
+    monkeypatch.setattr(writer, "check_md5", lambda path, md5: sums.append(path.name) or honest(path, md5))
+    first, second = ({"path": str(path), "md5": hashlib.md5(path.read_bytes()).hexdigest()} for path in two)
+    second["md5"] = second["md5"].upper()
+    for _ in range(2):
+        tokenized(tmp_path / "t", first, second, **BLOCKS)
+    assert (reads, sorted(sums)) == (["a", "b"], ["a.fa", "b.fa"])
+    sums.clear()
+    os.utime(two[0], (1, 1))  # the same SHA-256
+    tokenized(tmp_path / "t", first, second, **BLOCKS)
+    assert sums == []
+    with pytest.raises(ValueError, match=r"b\.fa: the MD5 checksum is"):
+        tokenized(tmp_path / "t", first, second | {"md5": "1" * 32}, **BLOCKS)
+    write_fasta(two[0], {"chr1": random_bases(2_000, 9)})
+    with pytest.raises(ValueError, match=r"a\.fa: the MD5 checksum is"):
+        tokenized(tmp_path / "t", first, second, **BLOCKS)
+
+
+@pytest.fixture
+def cram(tmp_path):
+    """The entry of a CRAM whose reads match its reference, and the reference's sequence."""
+    genome = random_bases(5_000, 3)
+    reference = write_fasta(tmp_path / "genome.fa", {"chr1": genome, "chr2": genome})
+    lines = [{"pos": 100 * i, "seq": genome[100 * i : 100 * i + 200]} for i in range(40)]
+    bam = make_bam(tmp_path / "x.bam", lines)
+    path = tmp_path / "x.cram"
+    pysam.view("-C", "-T", str(reference), "-o", str(path), str(bam), catch_stdout=False)
+    return {"path": str(path), "reference": str(reference)}
+
+
+def test_a_reference_that_changes_or_moves(cram, tmp_path, reads):
+    first = tokenized(tmp_path / "t", cram, **NO_LEAKS)
+    reads.clear()
+    moved = Path(cram["reference"]).rename(tmp_path / "moved.fa")
+    store = tokenized(tmp_path / "t", cram | {"reference": str(moved)}, **NO_LEAKS)
+    assert (reads, store.sha256) == ([], first.sha256)
+    named = store.manifest["sources"][0]["side_files"]["reference"]
+    assert named == {"path": str(moved), "sha256": hashlib.sha256(moved.read_bytes()).hexdigest()}
+    replaced(moved, moved.read_text().replace("a description", "A description"))
+    store = tokenized(tmp_path / "t", cram | {"reference": str(moved)}, **NO_LEAKS)
+    assert reads == ["x"]
+    assert store.sha256 != first.sha256
+
+
+@pytest.mark.parametrize("kind", ["fasta", "bam"])
+@pytest.mark.parametrize("changed", ["readers", "pysam"])
+def test_other_readers_read_again(tmp_path, reads, monkeypatch, kind, changed):
+    path = write_fasta(tmp_path / "x.fa", {"chr1": random_bases(2_000)})
+    if kind == "bam":
+        path = make_bam(tmp_path / "x.bam", [{"pos": 10 * i} for i in range(20)])
+    tokenized(tmp_path / "t", path, **NO_LEAKS)
+    reads.clear()
+    if changed == "readers":
+        monkeypatch.setattr(writer, "READERS", writer.READERS + 1)
+    else:
+        versions = writer.versions()
+        monkeypatch.setattr(writer, "versions", lambda: versions | {"pysam": "0.0"})
+    tokenized(tmp_path / "t", path, **NO_LEAKS)
+    assert reads == ([] if (kind, changed) == ("fasta", "pysam") else ["x"])
+
+
+def test_a_text_of_another_name_has_other_documents(tmp_path, reads):
+    path = tmp_path / "x.txt"
+    path.write_text("a b c\n" * 300)
+    settings = {"tokenizer": {"kind": "byte"}, "split": {"validation": 0, "test": 0}}
+    first = tokenized(tmp_path / "t", {"path": str(path), "kind": "text", "name": "x"}, **settings)
+    path = path.rename(tmp_path / "y.txt")
+    store = tokenized(tmp_path / "t", {"path": str(path), "kind": "text", "name": "x"}, **settings)
+    assert reads == ["x", "x"]
+    assert {segment.record for segment in store.index} == {"y.txt"}
+    assert store.sha256 == first.sha256
+
+
+def test_the_manifest_names_all_files_with_their_checksums(two, tmp_path):
+    bed = tmp_path / "some.bed"
+    bed.write_text("chr1\t0\t1500\n")
+    other = tmp_path / "other.bed"
+    other.write_text("chr1\t20\t30\n")
+    bpe = tokenized(tmp_path / "bpe", two[0], tokenizer={"kind": "bpe", "vocab_size": 40}, **BLOCKS)
+    assert set(bpe.manifest["tokenizer"]) == {"kind", "vocab_size"}
+    pieces = tmp_path / "pieces.json"
+    pieces.write_bytes((bpe.path / "tokenizer.json").read_bytes())
+    source = {"path": str(two[0]), "regions": str(bed), "exclude": str(other)}
+    manifest = tokenized(
+        tmp_path / "t", source, two[1], tokenizer={"kind": "bpe", "path": str(pieces)}, **BLOCKS
+    ).manifest
+    named = [
+        {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in (bed, other, pieces)
+    ]
+    assert [entry["side_files"] for entry in manifest["sources"]] == [{"regions": named[0], "exclude": named[1]}, {}]
+    assert manifest["tokenizer"].items() >= named[2].items()
+
+
+# ------------------------------------------------------------------------------ links, stops, damage
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_store_behind_a_symbolic_link(two, tmp_path, relative):
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    disk.mkdir()
+    home.mkdir()
+    link = home / "tokens"
+    link.symlink_to("../disk/real" if relative else disk / "real")
+    for by in ("block", "contig", "block"):  # a link to nothing, then one to a store
+        split = BLOCKS["split"] if by == "block" else {"by": by, "validation": 0, "test": 0}
+        store = tokenized(link, *two, split=split)
+        assert link.is_symlink()
+        assert [path.name for path in (*home.iterdir(), *disk.iterdir())] == ["tokens", "real"]
+    check_store(store, {("a", "chr1"): random_bases(2_000), ("b", "chr1"): random_bases(2_000, 1)})
+    leaky = write_fasta(tmp_path / "c.fa", {"chr1": mutated(random_bases(2_000, 1), 0.001, 3)})
+    before = contents(disk / "real")
+    with pytest.raises(ValueError, match="near-identically"):
+        tokenized(link, *two, leaky, **BLOCKS)
+    assert contents(disk / "real") == before
+    assert {path.name for path in disk.iterdir()} == {"real", ".real.partial"}
+
+
+def test_a_link_that_an_older_version_moved_aside_is_not_followed(two, tmp_path):
+    precious = tokenized(tmp_path / "precious", two[0], **BLOCKS).path
+    before = contents(precious)
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    (tmp_path / ".t.old").symlink_to(precious)
+    tokenized(tmp_path / "t", *two, **BLOCKS)
+    assert contents(precious) == before
+    assert not (tmp_path / ".t.old").is_symlink()
+
+
+def test_a_reader_that_yields_nothing_is_stopped_too(two, tmp_path, monkeypatch):
+    """As one that filters out every read: it only says how far it is."""
+    begun, ended = threading.Event(), []
+    honest = writer.open_source
+
+    def endless(source, data, seed, dropped, advance):
+        if source.label == "a":
+            begun.wait(60)
+            raise ValueError("a.fa: at fault")
+        begun.set()
+        try:
+            for _ in range(60_000):
+                advance(None)
+                time.sleep(0.001)
+        finally:
+            ended.append(source.label)
+        yield from honest(source, data, seed, dropped, advance)
+
+    monkeypatch.setattr(writer, "open_source", endless)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"a\.fa: at fault"):
+        tokenize(config_for(*two, **BLOCKS), tmp_path / "t", 2)
+    assert ended == ["b"]
+    assert time.monotonic() - start < 30
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "b.fa"]
+
+
+@pytest.mark.parametrize("name", [PLACES, f"{SHARDS}/genome.softmask.npy", f"{SHARDS}/genome.nruns.npy"])
+@pytest.mark.parametrize("damage", ["magic", "header", "type", "shape"])
+def test_arrays_damaged_at_equal_size(fasta, tmp_path, name, damage):
+    path = fasta(chr1=random_bases(900) + "N" * 30 + random_bases(500, 1).lower())
+    out = tokenized(tmp_path / "t", path, **NO_LEAKS).path
+    array = (out / name).read_bytes()
+    begin, shape = array.index(b"("), array.index(b")")
+    changed = {
+        "magic": bytes(8) + array[8:],
+        "header": array[:20] + b"\xff{'(" * 5 + array[40:],
+        "type": array.replace(b"<i8", b"<f8"),
+        "shape": array[:begin] + b"(9999999" + array[begin + 8 :] if shape - begin >= 7 else array.replace(b"(", b"["),
+    }[damage]
+    (out / name).write_bytes(changed)
+    assert len(changed) == len(array)
+    assert changed != array
+    store = TokenStore(out)
+    with pytest.raises(ValueError, match=rf"{name}: damaged \(.+\)\. Run `titans-genomics tokenize` again"):
+        _ = (store.places, store.shard("genome").softmask, store.shard("genome").n_runs)
+
+
+def test_a_full_disk_keeps_what_was_read_through(two, tmp_path, reads, monkeypatch):
+    honest = Path.open
+
+    def opened(path, mode="r", *arguments, **options):
+        full = path.name == "c.softmask.npy" and "w" in mode
+        return honest(Path("/dev/full") if full else path, mode, *arguments, **options)
+
+    third = write_fasta(tmp_path / "c.fa", {"chr1": random_bases(2_000, 8)})
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(
+        OSError, match=r"no room .*read through are kept beside it \(\.t\.partial, which may be removed"
+    ):
+        tokenized(tmp_path / "t", *two, third, **BLOCKS)
+    left = {path.name for path in (tmp_path / ".t.partial" / SHARDS).iterdir()}
+    assert left == {label + suffix for label in "ab" for suffix in SUFFIXES}
+    assert [path.name for path in (tmp_path / ".t.partial").iterdir()] == [SHARDS]
+    monkeypatch.setattr(Path, "open", honest)
+    reads.clear()
+    assert tokenized(tmp_path / "t", *two, third, **BLOCKS).sources == ["a", "b", "c"]
+    assert reads == ["c"]
+    assert not (tmp_path / ".t.partial").exists()

@@ -209,3 +209,26 @@ def test_an_empty_split(tmp_path):
 def test_items_outside_the_dataset(store: TokenStore):
     with pytest.raises(IndexError):
         TrainWindows(store, 40, 1, count=5)[5]
+
+
+@pytest.mark.parametrize("carry", [1, 3])
+def test_tiles_cover_every_run_once_per_epoch_in_another_order(store, carry):
+    windows = TrainWindows(store, 40, 5, carry=carry, tiled=True)
+    runs = [run for run in store.runs("train") if run.source != "never"]
+    tiles = sum((len(run) - 1) // (40 * carry) for run in runs)
+    seen = []
+    for epoch in range(2):
+        places = []
+        for i in range(epoch * tiles * carry, (epoch + 1) * tiles * carry):
+            run, start = windows._tile(i // carry)
+            start += i % carry * 40
+            assert windows[i].tolist() == run.read(start, start + 41).tolist()
+            places.append((run.source, start))
+        assert len(set(places)) == len(places) == tiles * carry
+        for source in ("big", "small"):
+            starts = sorted(start for name, start in places if name == source)
+            assert set(np.diff(starts)) == {40}, "side by side"
+        seen.append(places)
+    assert seen[0] != seen[1]
+    again = TrainWindows(store, 40, 5, carry=carry, tiled=True)
+    assert again[tiles * carry + 3].tolist() == windows[tiles * carry + 3].tolist()

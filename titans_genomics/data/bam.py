@@ -26,6 +26,7 @@ from titans_genomics.data.bgzf import DamagedError, check_bgzf_end, read_bgzf
 from titans_genomics.data.reads import FIELDS, RawReads, ReadFilter
 
 _PIECE = 1 << 21  # bytes of the reads that go from htslib to the filters together
+_ROWS = 1 << 14  # and how many of them, where they hold few bases
 _CRAM_END = b"\xe0EOF"  # in the container that ends a CRAM file, from version 2.1 on
 _THREADS = 2
 _LONGEST = (1 << 31) - 1  # bases of a contig, in BAM
@@ -82,7 +83,10 @@ def read_bam(
             what = error.what if isinstance(error, DamagedError) else error
             if isinstance(error, UnicodeDecodeError):
                 what = "the name of the next is not UTF-8"
-            raise ValueError(fault or _damaged(source.path, keep.seen, what)) from None
+            stale = _stale_index(source.path, bam, keep.seen) if data.reads.regions else None
+            raise ValueError(fault or stale or _damaged(source.path, keep.seen, what)) from None
+        if data.reads.regions and not keep.seen and _index_is_older(source.path, bam):
+            raise ValueError(_stale_index(source.path, bam, 0))
     keep.check_any()
 
 
@@ -229,8 +233,10 @@ def _fetch_all(
     parts: list[bytes] = []
     rows: list[tuple[int, ...]] = []
     at = 0
+    regions = _regions(source.path, bam, reads) if reads.regions else []
+    size = max(source.path.stat().st_size, 1)
     try:
-        for read in _fetch(source.path, bam, reads):
+        for read in _fetch(bam, regions):
             name = (read.query_name or "*").encode("utf-8", errors="replace")
             sequence = (read.query_sequence or "").encode("ascii")
             quality = read.query_qualities if reads.min_base_quality else None
@@ -243,8 +249,8 @@ def _fetch_all(
             rows.append((*fixed, *(_soft_clips(read) if reads.clip else (0, 0))))
             parts += (name, sequence) if quality is None else (name, sequence, quality.tobytes())
             at = bases + len(sequence) + (0 if quality is None else len(quality))
-            if at >= _PIECE:
-                yield _raw(parts, rows), None
+            if at >= _PIECE or len(rows) >= _ROWS:
+                yield _raw(parts, rows), _share(regions, read) if regions else min(bam.tell() / size, 1.0)
                 parts, rows, at = [], [], 0
     except (OSError, UnicodeDecodeError):
         if rows:
@@ -252,6 +258,16 @@ def _fetch_all(
         raise
     if rows:
         yield _raw(parts, rows), None
+
+
+def _share(regions: list[tuple[int, int, int]], read: pysam.AlignedSegment) -> float:
+    """The share of the regions' bases that lies in front of a read."""
+    here = (read.reference_id, read.reference_start)
+    before = [
+        max(0, min(end, here[1]) - start) if contig == here[0] else (end - start) * (contig < here[0])
+        for contig, start, end in regions
+    ]
+    return sum(before) / sum(end - start for _, start, end in regions)
 
 
 def _raw(parts: list[bytes], rows: list[tuple[int, ...]]) -> RawReads:
@@ -268,12 +284,13 @@ def _soft_clips(read: pysam.AlignedSegment) -> tuple[int, int]:
     return clipped[0], clipped[-1]
 
 
-def _fetch(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> Iterator[pysam.AlignedSegment]:
-    if not reads.regions:
+def _fetch(bam: pysam.AlignmentFile, regions: list[tuple[int, int, int]]) -> Iterator[pysam.AlignedSegment]:
+    """The reads that overlap one of the sorted regions, each once; without regions all."""
+    if not regions:
         yield from bam.fetch(until_eof=True)
         return
     contig_before, end_before = -1, 0
-    for contig, start, end in _regions(path, bam, reads):
+    for contig, start, end in regions:
         if contig != contig_before:
             contig_before, end_before = contig, 0
         for read in bam.fetch(tid=contig, start=start, stop=end):
@@ -302,6 +319,23 @@ def _regions(path: Path, bam: pysam.AlignmentFile, reads: ReadsConfig) -> list[t
         else:
             merged.append((contig, start, end))
     return merged
+
+
+def _index_is_older(path: Path, bam: pysam.AlignmentFile) -> bool:
+    """Whether the index that htslib takes was made before the file was last changed."""
+    endings = (".crai",) if bam.is_cram else (".csi", ".bai")
+    beside = [place for ending in endings for place in (Path(f"{path}{ending}"), path.with_suffix(ending))]
+    there = [place for place in beside if place.is_file()]
+    return bool(there) and there[0].stat().st_mtime_ns < path.stat().st_mtime_ns
+
+
+def _stale_index(path: Path, bam: pysam.AlignmentFile, seen: int) -> str | None:
+    """What to say when reads could not be found through the index, if that may be the index's fault."""
+    if _index_is_older(path, bam):
+        return f"{path}: data.reads.regions needs an index of this version of the file, the one there is older than the file. Run `samtools index {path}`"
+    if seen == 0:
+        return f"{path}: no reads where the index says that they are: it belongs to another version of the file, or the file is damaged. Run `samtools index {path}`, or copy the file again"
+    return None
 
 
 def _parse_region(path: Path, bam: pysam.AlignmentFile, region: str) -> tuple[int, int, int]:

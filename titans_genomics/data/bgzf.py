@@ -10,7 +10,7 @@ import gzip
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -29,6 +29,14 @@ _MEMBER = 1 << 16  # most bytes of a BGZF member, compressed or not
 
 Block = tuple[np.ndarray, float]
 Job = TypeVar("Job")
+
+
+class _PlainMember(Exception):  # noqa: N818
+    """Behind BGZF members, at byte ``begin`` of the file, one of plain gzip begins."""
+
+    def __init__(self, begin: int) -> None:
+        super().__init__(begin)
+        self.begin = begin
 
 
 class DamagedError(ValueError):
@@ -51,6 +59,24 @@ def check_bgzf_end(path: Path) -> None:
         handle.seek(max(size - len(BGZF_END), 0))
         if handle.read() != BGZF_END:
             raise ValueError(f"{path}: cut short: the BGZF end-of-file block is missing. Copy or create the file again")
+
+
+def check_members(path: Path) -> None:
+    """As `check_bgzf_end`, but plain gzip may follow on BGZF, which is good gzip too; its end shows when it is read."""
+    try:
+        check_bgzf_end(path)
+    except ValueError:
+        at, size = 0, path.stat().st_size
+        with path.open("rb") as handle:
+            while at < size:
+                handle.seek(at)
+                head = handle.read(18)
+                if not is_bgzf(head):
+                    if head.startswith(GZIP_MAGIC):
+                        return
+                    break
+                at += int.from_bytes(head[16:18], "little") + 1
+        raise
 
 
 def read_blocks(path: Path, threads: int = 2) -> Iterator[Block]:
@@ -79,8 +105,12 @@ def read_blocks(path: Path, threads: int = 2) -> Iterator[Block]:
         head = raw.read(18)
         raw.seek(0)
         if is_bgzf(head):
-            yield from read_bgzf(path, threads)
-            return
+            check_members(path)
+            try:
+                yield from _read_members(path, threads)
+                return
+            except _PlainMember as rest:
+                raw.seek(rest.begin)
         size = max(path.stat().st_size, 1)
         stream = igzip.IGzipFile(fileobj=raw, mode="rb") if head.startswith(GZIP_MAGIC) else raw
         yield from _ahead(iter(lambda: stream, None), lambda job: _next_block(path, job, raw, size), 1)
@@ -89,35 +119,50 @@ def read_blocks(path: Path, threads: int = 2) -> Iterator[Block]:
 def read_bgzf(path: Path, threads: int = 2) -> Iterator[Block]:
     """As `read_blocks`, of a BGZF file. Blocks end where members end."""
     check_bgzf_end(path)
-    yield from _ahead(_members(path), lambda job: _inflate(path, *job), threads)
+    try:
+        yield from _read_members(path, threads)
+    except _PlainMember as rest:
+        raise _no_block(path, rest.begin) from None
+
+
+def _read_members(path: Path, threads: int) -> Iterator[Block]:
+    for block, share in _ahead(_members(path), lambda job: _inflate(path, *job), threads):
+        if len(block):  # some programs begin or end with several empty members
+            yield block, share
+
+
+def _no_block(path: Path, begin: int) -> DamagedError:
+    return DamagedError(path, f"damaged BGZF data at byte {begin:,} (no block begins there)")
 
 
 def _ahead(jobs: Iterator[Job], work: Callable[[Job], Block | None], threads: int) -> Iterator[Block]:
     """Results of ``work`` in the order of ``jobs``, computed ahead in threads, up to the first None or error."""
     waiting: deque[Future[Block | None]] = deque()
-    failure: ValueError | None = None
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while True:
-                try:
-                    waiting.append(pool.submit(work, next(jobs)))
-                except StopIteration:
-                    break
-                except ValueError as error:  # what was found before it comes first
-                    failure = error
-                    break
-                if len(waiting) > threads:
-                    block = waiting.popleft().result()
-                    if block is None:
-                        return
-                    yield block
-            while waiting:
+    failure: Exception | None = None
+    pool = ThreadPoolExecutor(threads)
+    try:
+        while True:
+            try:
+                waiting.append(pool.submit(work, next(jobs)))
+            except StopIteration:
+                break
+            except (ValueError, _PlainMember) as error:  # what was found before it comes first
+                failure = error
+                break
+            if len(waiting) > threads:
                 block = waiting.popleft().result()
-                if block is not None:
-                    yield block
-        finally:
-            for future in waiting:
-                future.cancel()
+                if block is None:
+                    return
+                yield block
+        while waiting:
+            block = waiting.popleft().result()
+            if block is not None:
+                yield block
+    finally:
+        # A generator that nobody reads to its end is closed by the garbage collector, in any thread at any moment: what
+        # runs is waited for, for the sake of the file, but no thread is joined, which would lock up within another's end.
+        wait([future for future in waiting if not future.cancel()])
+        pool.shutdown(wait=False)
     if failure is not None:
         raise failure
 
@@ -148,7 +193,9 @@ def _members(path: Path) -> Iterator[tuple[bytes, list[int], int, float]]:
                 if not is_bgzf(data[at : at + 18]):
                     if starts:
                         yield data, [*starts, at], begin, (begin + at) / size
-                    raise DamagedError(path, f"damaged BGZF data at byte {begin + at:,} (no block begins there)")
+                    if data[at:].startswith(GZIP_MAGIC):
+                        raise _PlainMember(begin + at)
+                    raise _no_block(path, begin + at)
                 end = at + int.from_bytes(data[at + 16 : at + 18], "little") + 1
                 if end > len(data):
                     break

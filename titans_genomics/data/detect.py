@@ -12,7 +12,9 @@ from titans_genomics.config import SourceConfig
 
 Kind = Literal["fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"]
 
-_HEAD = 1 << 16
+HEAD = 1 << 16
+"""Bytes of a file, decompressed, that are looked at before it is read."""
+
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _TWOBIT = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")  # little and big endian
@@ -82,8 +84,10 @@ _TEXT = (
 )  # fmt: skip
 
 
-def detect_kind(path: Path) -> Kind:
+def detect_kind(path: Path, head: bytes | None = None) -> Kind:
     """The format of a file by its first bytes (those inside gzip when compressed); never text, which anything may be.
+
+    ``head``: these bytes (`read_head`), if they were read already.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def detect_kind(path: Path) -> Kind:
     ValueError
         A folder, an empty file, or none of the formats that can be read; the message says what it looks like.
     """
-    head = read_head(path)
+    head = read_head(path) if head is None else head
     if head.startswith(b"BAM\x01"):
         return "bam"
     if head.startswith((b"CRAM", *_TWOBIT)):
@@ -122,15 +126,15 @@ def detect_kind(path: Path) -> Kind:
     )
 
 
-def source_kind(source: SourceConfig) -> Kind:
+def source_kind(source: SourceConfig, head: bytes | None = None) -> Kind:
     """The format of a source: what its content is, which ``kind`` must not contradict; text only when ``kind`` says so.
 
-    Raises FileNotFoundError and ValueError as `detect_kind`, and ValueError for a contradiction.
+    ``head`` as in `detect_kind`. Raises FileNotFoundError and ValueError as that, and ValueError for a contradiction.
     """
     if source.kind == "text":
-        _refuse_binary(source.path, read_head(source.path))
+        _refuse_binary(source.path, read_head(source.path) if head is None else head)
         return "text"
-    kind = detect_kind(source.path)
+    kind = detect_kind(source.path, head)
     if source.kind not in ("auto", kind):
         raise ValueError(f"{source.path}: data.sources[].kind says {source.kind}, the content is {kind}")
     return kind
@@ -151,12 +155,12 @@ def read_head(path: Path) -> bytes:
         if not path.is_file():
             raise ValueError(f"{path}: not a regular file; pipes and devices cannot be read twice")
         with path.open("rb") as handle:
-            head = handle.read(_HEAD)
+            head = handle.read(HEAD)
         if not head.strip():
             raise ValueError(f"{path}: the file is empty")
         if head.startswith(_GZIP):
             with gzip.open(path) as stream:
-                head = stream.read(_HEAD)
+                head = stream.read(HEAD)
             if not head.strip():
                 raise ValueError(f"{path}: the file is empty inside its compression")
     except EOFError:

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from titans_genomics.data.shard import FACTS, SUFFIXES
+
 FORMAT = 2
 MANIFEST, INDEX, PLACES, SHARDS = "manifest.json", "index.parquet", "places.npy", "shards"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -31,16 +33,17 @@ _OLDER = ("tokens.bin", "index.tsv", "softmask.npy")  # format 1
 def writing(out: Path) -> Iterator[tuple[Path, Path | None]]:
     """A hidden sibling folder that takes the place of ``out`` when the block ends without an error.
 
-    Yields the folder to write, and the store that is there already, if any. What a killed or failed process left in the
-    hidden folder is still there for the next one, which decides what of it is whole. A lock keeps two from writing at
-    once.
+    Yields the folder to write, and the store that is there already, if any. What a killed process left in the hidden
+    folder is still there for the next one, which decides what of it is whole; a failed one leaves whole shards only.
+    Where ``out`` is a symbolic link, the folder that it names is replaced, and the hidden one lies beside that. A lock
+    keeps two from writing at once.
 
     Raises
     ------
     ValueError
         ``out`` holds something else, or another process is writing it.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out))
     if out.exists():
         known = {*FILES, *_OLDER, SHARDS}
         foreign = (
@@ -72,22 +75,21 @@ def writing(out: Path) -> Iterator[tuple[Path, Path | None]]:
             pass
         if old.exists():  # killed between the two renames below: the old store goes back, or is no longer needed
             if out.exists():
-                shutil.rmtree(old)
+                _remove(old)
             else:
                 old.rename(out)
         (partial / SHARDS).mkdir(exist_ok=True)
         try:
             yield partial, out if (out / MANIFEST).is_file() else None
         except BaseException:
-            if not any((partial / SHARDS).glob("*.json")):  # nothing that the next attempt could go on from
-                shutil.rmtree(partial, ignore_errors=True)
+            _keep_whole_shards(partial)
             raise
         with ThreadPoolExecutor(8) as pool:  # the disk takes as long for one as for several
             list(pool.map(_to_disk, [partial / name for name in FILES] + sorted((partial / SHARDS).iterdir())))
         if out.exists():
             out.rename(old)
         partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     finally:
         os.close(lock)
 
@@ -97,8 +99,22 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def discard(out: Path) -> None:
-    """Remove what a failed attempt left, such as to make room on a full disk."""
-    out = Path(os.path.abspath(out))
-    with suppress(OSError):
-        shutil.rmtree(out.with_name(f".{out.name}.partial"))
+def _keep_whole_shards(partial: Path) -> None:
+    """Remove all but the shards that the next attempt can go on from, and the folder when there are none."""
+    shards = partial / SHARDS
+    whole = {facts.name.removesuffix(FACTS) + suffix for facts in shards.glob("*" + FACTS) for suffix in SUFFIXES}
+    if not whole:
+        _remove(partial)
+        return
+    with suppress(OSError):  # the error that led here says more
+        for path in [*partial.iterdir(), *shards.iterdir()]:
+            if path != shards and path.name not in whole:
+                path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder as far as that is possible; of a symbolic link only itself."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -27,8 +27,8 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
     Raises
     ------
     ValueError
-        A source's held-out share in train is above ``max_share`` and the action is ``error``; or moving leaves nothing; or MMseqs2
-        was asked for and is not installed, or fails.
+        Of what a source, or one of its larger contigs, holds out more than ``max_share`` stands in train and the action
+        is ``error``; or moving leaves nothing; or MMseqs2 was asked for and is not installed, or fails.
     """
     settings, folder = config.data.split.leaks, shards[0].folder.parent
     for left in folder.glob(f"{leak_mmseqs.PREFIX}*"):  # by a process that was killed
@@ -49,20 +49,17 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
         row = int(chosen[i].record[at])
         return shards[i].names[row].as_py(), int(chosen[i].begin[at] - shards[i].columns("offset")[0][row])
 
-    reads = any(shard.facts["what"] == "reads" for shard in shards)
-    units = [
-        shard.columns("key")[0][own.record[part]] if shard.facts["what"] == "reads" else np.arange(len(part))
-        for shard, own, part in zip(shards, chosen, parts, strict=True)
-    ]
+    unit, record = _units(shards, chosen, parts)
     stretches = Stretches(
         sources=[source.label for source in config.data.sources],
         codes=[shard.codes for shard in shards],
-        source=np.repeat(np.arange(len(parts)), np.diff(first)),
+        source=np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(first)),
         begin=joined("begin"),
         end=joined("end"),
         split=joined("split"),
         locus=locus,
-        unit=np.concatenate(units) if reads else None,
+        unit=unit,
+        record=record,
     )
     total = int((stretches.end - stretches.begin).sum())
     what = "looking for leaks between splits"
@@ -85,8 +82,8 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
                     )
         else:
             leaks = find_leaks(stretches, settings, advance=progress.update)
-    if settings.action == "error" and leaks.above(settings.max_share):
-        raise ValueError(leaks.message(settings.max_share))
+    if settings.action == "error" and (message := leaks.message(settings.max_share)):
+        raise ValueError(message)
     moved_bases = int((stretches.end - stretches.begin)[moved].sum())
     settled = {
         "action": settings.action,
@@ -94,4 +91,22 @@ def leak_gate(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen])
         "moved": len(moved),
         "moved_bases": moved_bases,
     }
-    return leaks.as_dict() | settled
+    return leaks.as_dict(settings.max_share) | settled
+
+
+def _units(
+    shards: Sequence[Shard], chosen: Sequence[Chosen], parts: Sequence[np.ndarray]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What moves together, and what is judged by itself beside its source: see ``Stretches.unit`` and ``record``."""
+    reads = [shard.facts["what"] == "reads" for shard in shards]
+    units, records = [], []
+    stretches = contigs = 0
+    for shard, own, part, molecules in zip(shards, chosen, parts, reads, strict=True):
+        if molecules:
+            units.append(shard.columns("key")[0][own.record[part]])
+            records.append(np.full(len(part), -1, dtype=np.int32))
+        else:
+            units.append(~np.arange(stretches, stretches + len(part)))  # keys of molecules are not negative
+            records.append(contigs + own.record[part])
+            stretches, contigs = stretches + len(part), contigs + shard.facts["records"]
+    return np.concatenate(units) if any(reads) else None, None if all(reads) else np.concatenate(records)

@@ -28,7 +28,7 @@ class Chosen:
     begin, end
         int64: the stretch in the base layer.
     record
-        int64: row of the record in the shard's table.
+        int: row of the record in the shard's table.
     split
         int8: 0 train, 1 validation, 2 test.
     joined
@@ -84,7 +84,12 @@ def choose(config: Config, shards: Sequence[Shard]) -> list[Chosen]:
             raise ValueError(
                 f"{source.path}: nothing of it is left ({_reasons(chosen[-1].left_out)}). Loosen {_REMEDY}"
             )
-    _split_molecules(config, shards, chosen)
+    _split_reads(config, shards, chosen)
+    for source, own in zip(sources, chosen, strict=True):
+        if not len(own.begin):
+            raise ValueError(
+                f"{source.path}: nothing of it is left ({_reasons(own.left_out)}). Use longer blocks (data.split.block)"
+            )
     return chosen
 
 
@@ -147,9 +152,9 @@ def _contigs(config: Config, source: SourceConfig, units: _Units, fixed: int | N
     if fixed is None:
         rng = np.random.default_rng(read_key(config.seed, source.label, "split"))
         there = np.flatnonzero(units.bases)
-        order = rng.permutation(len(there)).tolist()
+        order = rng.permutation(len(there))
         split = config.data.split
-        splits[there] = assign(units.bases[there].tolist(), order, split.validation, split.test)
+        splits[there] = assign(units.bases[there], order, split.validation, split.test)
         # a unit without a base, such as a long run of N, does not part its neighbours
         splits = splits[np.maximum.accumulate(np.where(units.bases > 0, np.arange(len(splits)), 0))]
     whole = cut(units.chosen, units.start)
@@ -189,7 +194,7 @@ def _species_splits(config: Config, bases: dict[int, int], shards: Sequence[Shar
 
 
 def _reads(config: Config, source: SourceConfig, shard: Shard, fixed: int | None) -> Chosen:
-    """Every read that is used is a stretch of its own. Those that are split by molecule are all in train as yet."""
+    """Every read that is used is a stretch of its own. Those without a fixed split are all in train as yet."""
     data = config.data
     offset, length, key, contig, start, end = shard.columns("offset", "length", "key", "contig", "start", "end")
     left_out: dict[str, Any] = {}
@@ -217,45 +222,82 @@ def _reads(config: Config, source: SourceConfig, shard: Shard, fixed: int | None
         kept &= ~out
     rows = np.flatnonzero(kept)
     split = np.full(len(rows), 0 if fixed is None else fixed, dtype=np.int8)
-    if fixed is None and data.split.reads == "locus":
-        split = _locus_splits(config, source, key[rows], length[rows], contig[rows], start[rows], end[rows])
-        across = split < 0
-        _note(left_out, "across the border of two splits", length[rows[across]].sum(), across.sum())
-        rows, split = rows[~across], split[~across]
-    begin = offset[rows]
-    return Chosen(begin, begin + length[rows], rows, split, np.zeros(len(rows), dtype=bool), left_out)
+    begin, record = offset[rows], rows.astype(np.int32)
+    return Chosen(begin, begin + length[rows], record, split, np.zeros(len(rows), dtype=bool), left_out)
 
 
-def _split_molecules(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen]) -> None:
-    """Give the reads of all sources that are split by molecule their splits.
+def _split_reads(config: Config, shards: Sequence[Shard], chosen: Sequence[Chosen]) -> None:
+    """Give reads their splits, where neither their source nor its species has one.
 
-    Sources that share molecules, as the two files of paired reads do, are divided together; each of the others by itself.
+    Sources that share molecules, as the two files of paired reads do, are divided together, and so are, by locus, sources
+    aligned to one reference; each of the others by itself.
     """
-    sources = config.data.sources
-    if config.data.split.reads == "locus" or config.data.split.by == "species":
+    split = config.data.split
+    if split.by == "species":
         return
-    keys = {
-        i: shards[i].columns("key")[0][own.record]
-        for i, own in enumerate(chosen)
-        if shards[i].facts["what"] == "reads" and sources[i].split is None
-    }
-    groups: list[tuple[list[int], np.ndarray]] = []
-    for i, own in keys.items():
-        members, molecules = [i], np.unique(own) if len(keys) > 1 else own
-        for group in [g for g in groups if len(np.intersect1d(g[1], molecules, assume_unique=True))]:
-            groups.remove(group)
-            members, molecules = group[0] + members, np.union1d(group[1], molecules)
-        groups.append((members, molecules))
-    for members, _ in groups:
-        lengths = [chosen[i].end - chosen[i].begin for i in members]
-        splits = read_splits(np.concatenate([keys[i] for i in members]), np.concatenate(lengths), config.data.split)
-        for i, own in zip(members, np.split(splits, np.cumsum([len(x) for x in lengths])[:-1]), strict=True):
-            chosen[i].split = own
+    members = [
+        i
+        for i, (source, shard) in enumerate(zip(config.data.sources, shards, strict=True))
+        if shard.facts["what"] == "reads" and source.split is None
+    ]
+    keys = [shards[i].columns("key")[0][chosen[i].record] for i in members]
+    if split.reads == "read":
+        for group in _sharing(keys):
+            lengths = [chosen[members[one]].end - chosen[members[one]].begin for one in group]
+            found = read_splits(np.concatenate([keys[one] for one in group]), np.concatenate(lengths), split)
+            _hand_out(found, [chosen[members[one]] for one in group])
+        return
+    contigs: dict[tuple[str, int], int] = {}  # those of one name and length are one
+    of = [
+        np.array(
+            [contigs.setdefault((name, int(bases)), len(contigs)) for name, bases in facts.items()], dtype=np.int64
+        )
+        for facts in (shards[i].facts.get("contigs", {}) for i in members)
+    ]
+    aligned = [shards[i].columns("contig")[0][chosen[i].record] >= 0 for i in members]
+    alone = [own[~there] for own, there in zip(keys, aligned, strict=True)]
+    for group in _sharing([np.append(own, ~numbers) for own, numbers in zip(alone, of, strict=True)]):
+        columns: list[list[np.ndarray]] = []
+        for one in group:
+            own = chosen[members[one]]
+            contig, start, end = (c[own.record] for c in shards[members[one]].columns("contig", "start", "end"))
+            contig = np.where(contig >= 0, np.append(of[one], -1)[contig], -1)
+            columns.append([keys[one], own.end - own.begin, contig, start, end])
+        found = _locus_splits(config, list(contigs), *(np.concatenate(column) for column in zip(*columns, strict=True)))
+        _hand_out(found, [chosen[members[one]] for one in group])
+    for i in members:
+        own = chosen[i]
+        across, length = own.split < 0, own.end - own.begin
+        _note(own.left_out, "across the border of two splits", length[across].sum(), across.sum())
+        for column in ("begin", "end", "record", "joined", "split"):
+            setattr(own, column, getattr(own, column)[~across])
+
+
+def _hand_out(splits: np.ndarray, chosen: Sequence[Chosen]) -> None:
+    """Splits of the reads of several sources, one source after the other, to these."""
+    for own, found in zip(chosen, np.split(splits, np.cumsum([len(own.begin) for own in chosen])[:-1]), strict=True):
+        own.split = found
+
+
+def _sharing(values: Sequence[np.ndarray]) -> list[list[int]]:
+    """Numbers of the arrays in groups, so that no two groups have a value in common."""
+    group = np.arange(len(values))
+    if len(values) > 1:
+        distinct = [np.unique(own) for own in values]
+        owner = np.repeat(np.arange(len(values), dtype=np.int32), [len(own) for own in distinct])
+        joined = np.concatenate(distinct)
+        order = np.argsort(joined, kind="stable")
+        joined, owner = joined[order], owner[order]
+        common = joined[1:] == joined[:-1]
+        for pair in np.unique(owner[:-1][common].astype(np.int64) * len(values) + owner[1:][common]).tolist():
+            one, other = divmod(pair, len(values))
+            group[group == group[other]] = group[one]
+    return [np.flatnonzero(group == number).tolist() for number in np.unique(group)]
 
 
 def _locus_splits(
     config: Config,
-    source: SourceConfig,
+    contigs: Sequence[tuple[str, int]],
     key: np.ndarray,
     length: np.ndarray,
     contig: np.ndarray,
@@ -264,13 +306,22 @@ def _locus_splits(
 ) -> np.ndarray:
     """Splits of reads by the block of the reference that holds their middle, of unaligned ones by molecule.
 
+    ``contig`` are rows of ``contigs``, names and lengths; a rest of less than half a block belongs to the block before.
     int8, shape (reads,); -1 for a read that reaches into a block of another split, so that no two splits overlap.
     """
     split, aligned = config.data.split, contig >= 0
-    places = np.stack([start, (start + end) // 2, np.maximum(end - 1, start)])[:, aligned] // split.block
-    loci, of = np.unique(np.stack([np.tile(contig[aligned], 3), places.reshape(-1)]), axis=1, return_inverse=True)
-    first, middle, last = of.reshape(3, -1)
-    locus_keys = [read_key(config.seed, source.label, f"{number}:{block}") for number, block in loci.T.tolist()]
+    contig, start, end = contig[aligned], start[aligned], end[aligned]
+    last_block = np.maximum(1, np.rint(np.array([bases for _, bases in contigs]) / split.block)).astype(np.int64) - 1
+    width = int(last_block.max(initial=0)) + 1
+    places = [
+        contig * width + np.minimum(place // split.block, last_block[contig])
+        for place in (start, (start + end) // 2, np.maximum(end - 1, start))
+    ]
+    loci = np.unique(np.concatenate([np.unique(place) for place in places]))
+    first, middle, last = (np.searchsorted(loci, place).astype(np.int32) for place in places)
+    locus_keys = [
+        read_key(config.seed, "", f"{contigs[number // width][0]}:{number % width}") for number in loci.tolist()
+    ]
     molecules, molecule = np.unique(key[~aligned], return_inverse=True)
     units = np.concatenate([np.array(locus_keys, dtype=np.int64), molecules])
     unit = np.empty(len(key), dtype=np.int64)
@@ -278,8 +329,7 @@ def _locus_splits(
     sizes = np.bincount(unit, weights=length, minlength=len(units)).astype(np.int64)
     there = np.flatnonzero(sizes)
     splits = np.zeros(len(units), dtype=np.int8)
-    order = np.argsort(units[there], kind="stable").tolist()
-    splits[there] = assign(sizes[there].tolist(), order, split.validation, split.test)
+    splits[there] = assign(sizes[there], np.argsort(units[there], kind="stable"), split.validation, split.test)
     found = splits[unit]
     of_loci = splits[: len(locus_keys)]  # in the order of the reference
     changes = np.cumsum(of_loci != np.append(of_loci[:1], of_loci[:-1]))
@@ -298,9 +348,11 @@ def _overlapping(
         )
     regions = fit_regions(read_regions(path), contigs, path, source.path, key)
     hit = np.zeros(len(contig), dtype=bool)
+    order = np.argsort(contig, kind="stable")
+    bounds = np.searchsorted(contig[order], np.arange(len(contigs) + 1))
     for number, name in enumerate(contigs):
-        if name in regions and len(regions[name]):
-            rows = np.flatnonzero(contig == number)
+        rows = order[bounds[number] : bounds[number + 1]]
+        if len(rows) and name in regions and len(regions[name]):
             first = np.searchsorted(regions[name][:, 1], start[rows], side="right")
             low = np.append(regions[name][:, 0], np.iinfo(np.int64).max)[first]
             hit[rows] = low < end[rows]
@@ -325,6 +377,14 @@ class _Coverage:
         at = np.searchsorted(self.start, positions, side="right") - 1
         inside = np.minimum(positions - self.start[at], self.length[at])
         return np.where(at < 0, 0, self.total[np.maximum(at, 0)] + inside)
+
+
+def count_n(shard: Shard, own: Chosen) -> tuple[int, int]:
+    """Bases of a source that are N, and all of its bases: of contigs those in the chosen stretches, of others all."""
+    if shard.facts["what"] != "contigs":
+        return shard.facts["n"], shard.facts["bases"]
+    unknown = _Coverage(np.asarray(shard.n_runs))
+    return int((unknown.before(own.end) - unknown.before(own.begin)).sum()), int((own.end - own.begin).sum())
 
 
 def cut(intervals: np.ndarray, borders: np.ndarray) -> np.ndarray:

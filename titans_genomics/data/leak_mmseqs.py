@@ -148,7 +148,7 @@ class _Alignments(Search):
 
     def leaks(self, split: np.ndarray) -> Leaks:
         split = self.sorted_split(split)
-        found = Found(len(split), int(self.offsets[-1]))
+        found = Found(len(split), int(self.offsets[-1]), self.contigs(split))
         if self.rows:
             rows = _Rows(*(np.concatenate(column) for column in zip(*self.rows, strict=True)))
             rows = rows.take(split[rows.held] != TRAIN)

@@ -37,8 +37,9 @@ def find_leaks(
     """What of the validation and test stretches stands near-identically in train.
 
     A match counts from ``config.min_length`` bases on, or from half the shorter of its two stretches where that is
-    less, so that reads are judged too. Memory beside the sequence is about 0.6 GB at most, whatever its length: of much
-    held-out sequence fewer k-mers are compared, and of very many reads a (fixed) sample is.
+    less, so that reads are judged too. Memory beside the sequence and the stretches is about 0.6 GB at most, whatever the
+    number of bases: of much held-out sequence fewer k-mers are compared, and of very many reads a (fixed) sample is. It
+    grows with the number of stretches, by some 200 bytes for each.
 
     Parameters
     ----------
@@ -70,11 +71,14 @@ def resolve(
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, each made by another thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as beside:
+    beside = ThreadPoolExecutor(1)
+    try:
         coming = beside.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = beside.submit(next, items, None)
             yield item
+    finally:
+        beside.shutdown(wait=False)
 
 
 class _Search(Search):
@@ -143,7 +147,7 @@ class _Search(Search):
     def leaks(self, split: np.ndarray) -> Leaks:
         """What is found with these splits (of the stretches as they were given)."""
         split = self.sorted_split(split)
-        found = Found(len(split), int(self.offsets[-1]))
+        found = Found(len(split), int(self.offsets[-1]), self.contigs(split))
         train = np.flatnonzero(split == TRAIN)
         places = self.held.places >> 1
         low, since = 0, 0

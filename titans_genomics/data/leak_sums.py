@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from titans_genomics.config import LeaksConfig
-from titans_genomics.data.leaks import LARGEST, Held, Leaks, Locus, Match, Pair, Stretches
+from titans_genomics.data.leaks import LARGEST, LEAST, Held, HeldRecord, Leaks, Locus, Match, Pair, Stretches
 from titans_genomics.data.splits import SPLITS, TRAIN
 
 
@@ -27,13 +27,10 @@ def moved(stretches: Stretches, leaks: Leaks, config: LeaksConfig) -> np.ndarray
         own = (stretches.source == stretches.sources.index(held.source)) & (stretches.split == SPLITS.index(held.split))
         above |= own & ~leaks.judged
     if stretches.unit is not None and above.any():
-        order = np.lexsort((stretches.unit, stretches.source))
-        source, unit = stretches.source[order], stretches.unit[order]
-        group = np.empty(len(order), dtype=np.int64)
-        group[order] = np.cumsum(np.concatenate([[0], (source[1:] != source[:-1]) | (unit[1:] != unit[:-1])]))
-        concerned = np.zeros(len(order), dtype=bool)
-        concerned[group[above]] = True
-        above = concerned[group] & (stretches.split != TRAIN)
+        _, unit = np.unique(stretches.unit, return_inverse=True)
+        concerned = np.zeros(len(unit), dtype=bool)
+        concerned[unit[above]] = True
+        above = concerned[unit] & (stretches.split != TRAIN)
     return np.flatnonzero(above)
 
 
@@ -46,6 +43,8 @@ class Search(ABC):
         int64, shape (stretches,): the stretches' numbers as they were given. All columns below are sorted by it.
     source, begin, end, length
         int64, shape (stretches,): number of the source, and place in the one coordinate.
+    record
+        int, shape (stretches,), or None: number of the contig, as in ``Stretches``.
     scale
         int64, shape (sources,): one in how many k-mers is compared.
     judged
@@ -63,6 +62,7 @@ class Search(ABC):
         self.begin = stretches.begin[self.order].astype(np.int64) + self.offsets[self.source]
         self.end = stretches.end[self.order].astype(np.int64) + self.offsets[self.source]
         self.length = self.end - self.begin
+        self.record = None if stretches.record is None else np.asarray(stretches.record)[self.order]
         self.bounds = np.searchsorted(self.source, np.arange(len(stretches.sources) + 1))
 
     @abstractmethod
@@ -101,6 +101,18 @@ class Search(ABC):
         """Bases from which on matches of these stretches count: ``min_length``, or half the shorter one. int64."""
         return np.minimum(self.config.min_length, np.minimum(self.length[held], self.length[train]) // 2)
 
+    def contigs(self, split: np.ndarray) -> np.ndarray | None:
+        """Of every stretch what is judged together with it beside its source: its contig's bases in its (sorted) split.
+
+        int64, shape (stretches,); -1 for train, reads, and contigs of fewer than ``LEAST`` held-out bases. None if all are.
+        """
+        if self.record is None:
+            return None
+        together = np.where((self.record >= 0) & self.judged & (split != TRAIN), self.record * len(SPLITS) + split, -1)
+        bases = np.bincount(together + 1, weights=self.length)
+        large = (bases[together + 1] >= LEAST) & (together >= 0)
+        return np.where(large, together, -1) if large.any() else None
+
     def summary(self, split: np.ndarray, found: Found, tool: str, version: str, k: int) -> Leaks:
         """What was found with these (sorted) splits."""
         names = self.stretches.sources
@@ -122,7 +134,31 @@ class Search(ABC):
             matches = tuple(self._named(row) for row in found.largest.get(number, []))
             sums = int(bases[number]), int(own[number]), int(self.scale[source])
             held.append(Held(names[source], SPLITS[label], *sums, tuple(pairs), matches))
-        return Leaks(covered, looked_at, tuple(held), k, tool, version)
+        return Leaks(covered, looked_at, tuple(held), k, tool, version, self._records(split, found))
+
+    def _records(self, split: np.ndarray, found: Found) -> tuple[HeldRecord, ...]:
+        contigs = self.contigs(split)
+        if contigs is None:
+            return ()
+        rows = np.flatnonzero(contigs >= 0)
+        numbers, first, inverse = np.unique(contigs[rows], return_index=True, return_inverse=True)
+        judged, covered = (np.bincount(inverse, weights=column[rows]) for column in (self.length, found.covered))
+        records = []
+        for i in np.flatnonzero(covered).tolist():
+            stretch = int(rows[first[i]])
+            name, _ = self.stretches.locus(int(self.order[stretch]))
+            best = found.best.get(int(numbers[i]))
+            records.append(
+                HeldRecord(
+                    source=self.stretches.sources[self.source[stretch]],
+                    record=name,
+                    split=SPLITS[split[stretch]],
+                    judged=int(judged[i]),
+                    covered=int(covered[i]),
+                    match=self._named(best) if best else None,
+                )
+            )
+        return tuple(records)
 
     def _named(self, row: tuple[Any, ...]) -> Match:
         _, held, start, stop, train, train_start, train_stop, minus, identity = row
@@ -136,13 +172,22 @@ class Search(ABC):
 
 
 class Found:
-    """Sums over all matches: they are counted window by window and, but for the largest, not kept."""
+    """Sums over all matches: they are counted window by window and, but for the largest, not kept.
 
-    def __init__(self, stretches: int, places: int) -> None:
+    Parameters
+    ----------
+    stretches, places
+        How many there are.
+    contigs
+        What ``Search.contigs`` gives: the largest match of each is kept in ``best``.
+    """
+
+    def __init__(self, stretches: int, places: int, contigs: np.ndarray | None = None) -> None:
         self.covered = np.zeros(stretches, dtype=np.int64)
         self.pairs: dict[int, dict[int, list[float]]] = {}  # group, train source: bases, bases x identity
         self.largest: dict[int, list[tuple[Any, ...]]] = {}  # group: rows that begin with the negative length
-        self._places = places
+        self.best: dict[int, tuple[Any, ...]] = {}  # contig: such a row
+        self._places, self._contigs = places, contigs
 
     def add(self, *, group: np.ndarray, train_source: np.ndarray, **columns: np.ndarray) -> None:
         """Count matches of held-out sequence that no other call has matches of."""
@@ -170,6 +215,17 @@ class Found:
                 (start - stop)[rows].tolist(), *(column[rows].tolist() for column in columns.values()), strict=True
             )
             self.largest[number] = sorted([*self.largest.get(number, []), *new])[:LARGEST]
+        if self._contigs is not None:
+            self._keep_best(self._contigs[columns["held"]], columns)
+
+    def _keep_best(self, contig: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+        start, stop = columns["start"], columns["stop"]
+        rows = np.flatnonzero(contig >= 0)
+        rows = rows[np.lexsort((start[rows], start[rows] - stop[rows], contig[rows]))]
+        numbers, firsts = np.unique(contig[rows], return_index=True)
+        for number, row in zip(numbers.tolist(), rows[firsts].tolist(), strict=True):
+            new = (int(start[row] - stop[row]), *(column[row].item() for column in columns.values()))
+            self.best[number] = min(new, self.best.get(number, new))
 
 
 def fresh_bases(start: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -11,20 +11,22 @@ import numpy as np
 
 from titans_genomics import __version__
 from titans_genomics.config import Config, DataConfig, SourceConfig
-from titans_genomics.data.layout import Chosen, cut, merge_dropped
+from titans_genomics.data.layout import Chosen, count_n, cut, merge_dropped
 from titans_genomics.data.shard import Shard
 from titans_genomics.data.splits import SPLITS
 
 
-def check_n(source: SourceConfig, data: DataConfig, shard: Shard) -> None:
-    facts = shard.facts
-    share = facts["n"] / max(facts["bases"], 1)
+def check_n(source: SourceConfig, data: DataConfig, shard: Shard, own: Chosen) -> None:
+    """Raise ValueError when more of what is used of a source is N than ``data.max_n`` allows."""
+    unknown, bases = count_n(shard, own)
+    share = unknown / max(bases, 1)
     if share > data.max_n:
-        cause = (
-            " (soft-masked bases became N: data.soft_mask)" if data.soft_mask == "n" and facts["soft_masked"] else ""
-        )
+        masked = data.soft_mask == "n" and shard.facts["soft_masked"]
+        cause = " (soft-masked bases became N: data.soft_mask)" if masked else ""
+        runs = data.n_runs == "keep" and shard.facts["what"] == "contigs"
         raise ValueError(
-            f"{source.path}: {100 * share:.1f}% of the {facts['bases']:,} bases are N{cause}, more than data.max_n allows ({100 * data.max_n:.1f}%). Use an unmasked file, or raise data.max_n"
+            f"{source.path}: {100 * share:.1f}% of the {bases:,} bases are N{cause}, more than data.max_n allows "
+            f"({100 * data.max_n:.1f}%). Use an unmasked file{', leave runs of N out (data.n_runs drop or split)' if runs else ''}, or raise data.max_n"
         )
 
 
@@ -42,8 +44,10 @@ def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
             total = sum(sizes.values())
             files = ", ".join(str(source.path) for source in sources[:3]) + (", ..." if len(sources) > 3 else "")
             if fixed:
+                other = "or leave one without, to be divided" if name == "train" else f"or set data.split.{name} to 0"
                 raise ValueError(
-                    f"{files}: every source has a split of its own, and none is {name}. Give one to {name}, or set data.split.{name} to 0"
+                    f"{files}: every source has a split of its own, and none is {name}. Give one to {name} "
+                    f"(data.sources[].split), {other}"
                 )
             unit = {
                 "block": f"blocks of {split.block:,} bases (data.split.block)",
@@ -56,10 +60,13 @@ def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
                     f"{split.validation} and data.split.test {split.test}. Give sources to {name} by hand (data.sources[].split), or choose another data.split.by"
                 )
             smaller = max(100, int(total * min(s for s in (split.validation, split.test) if s > 0)))
+            if split.by != "block" or split.block > smaller:
+                remedy = f"Split by block with data.split.block {smaller} or less, or add sequence"
+            else:  # such blocks are there already
+                remedy = "Add sequence, or change these shares"
             raise ValueError(
                 f"{files}: the split leaves {name} empty: {total:,} bases are too few {unit} or reads for "
-                f"data.split.validation {split.validation} and data.split.test {split.test}. "
-                f"Split by block with data.split.block {smaller} or less, or add sequence"
+                f"data.split.validation {split.validation} and data.split.test {split.test}. {remedy}"
             )
 
 
@@ -126,8 +133,11 @@ def totals_of(sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return totals
 
 
-def warnings_of(config: Config, sources: Sequence[dict[str, Any]]) -> list[str]:
-    """What a reader of the report should know about the splits."""
+_WORTH_SAYING = 0.05  # share of held-out bases in train that is
+
+
+def warnings_of(config: Config, sources: Sequence[dict[str, Any]], leaks: dict[str, Any] | None) -> list[str]:
+    """What a reader of the report should know about the splits, and about what of them stands in train."""
     notes = []
     by_unit = config.data.split.by != "species"
     for entry, source in zip(sources, config.data.sources, strict=True):
@@ -142,6 +152,17 @@ def warnings_of(config: Config, sources: Sequence[dict[str, Any]]) -> list[str]:
                 notes.append(
                     f"source {entry['name']}: {100 * got:.1f}% held out for {name}, {100 * share:.1f}% was asked for; a smaller data.split.block comes closer"
                 )
+    for held in leaks["held"] if leaks else ():
+        if held["share"] > _WORTH_SAYING:
+            notes.append(
+                f"source {held['source']}: {100 * held['share']:.1f}% of what is held out for {held['split']} stands "
+                f"near-identically in train, most of it in {held['pairs'][0]['train']}"
+            )
+    for record in leaks["records"] if leaks else ():
+        notes.append(
+            f"source {record['source']}: {100 * record['share']:.1f}% of what is held out of {record['record']} for "
+            f"{record['split']} stands near-identically in train"
+        )
     return notes
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.bam import check_bam, read_bam
 from titans_genomics.data.batch import Advance, Batch
-from titans_genomics.data.bgzf import check_bgzf_end, is_bgzf
-from titans_genomics.data.detect import Kind, source_kind
+from titans_genomics.data.bgzf import check_members, is_bgzf
+from titans_genomics.data.detect import HEAD, Kind, read_head, source_kind
 from titans_genomics.data.fasta import read_fasta
 from titans_genomics.data.fastq import read_fastq
 from titans_genomics.data.flatfile import read_embl, read_genbank
+from titans_genomics.data.letters import Letters
 from titans_genomics.data.regions import read_regions
 from titans_genomics.data.text import read_text
 from titans_genomics.data.twobit import read_2bit
@@ -39,7 +40,8 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
 
     Raises ValueError or FileNotFoundError, naming the file and the remedy.
     """
-    kind = source_kind(source)
+    head = read_head(source.path)
+    kind = source_kind(source, head)
     try:
         source.label.encode()
     except UnicodeEncodeError:
@@ -65,10 +67,23 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
     with source.path.open("rb") as handle:
         bgzf = is_bgzf(handle.read(18))
     if bgzf:
-        check_bgzf_end(source.path)
-    if kind == "fasta":  # a protein shows at once
-        next(read_fasta(source, data, 0, Counter(), lambda share: None), None)
+        check_members(source.path)
+    if kind == "fasta":
+        _check_letters(source, data, head)
     return kind
+
+
+def _check_letters(source: SourceConfig, data: DataConfig, head: bytes) -> None:
+    """Raise ValueError for a protein, or a letter that is no nucleotide, in what ``head`` holds of the first record."""
+    at = head.find(b">") + 1
+    line, _, letters = head[at:].partition(b"\n")
+    name = line.split(None, 1)[:1]
+    if not name or b"\r" in line.rstrip():  # the reader says what is wrong
+        return
+    encoder = Letters(source, data, 0)
+    encoder.begin(name[0].decode("utf-8", errors="replace"))
+    if encoder.feed(np.frombuffer(letters, dtype=np.uint8), 0) < len(letters) or len(head) < HEAD:
+        encoder.end()
 
 
 def what(kind: Kind, data: DataConfig) -> str:

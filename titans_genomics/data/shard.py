@@ -26,6 +26,7 @@ from urllib.parse import quote
 import numpy as np
 
 from titans_genomics.data.batch import Batch, PackedNames
+from titans_genomics.data.source_file import SourceFile
 from titans_genomics.data.tally import tally
 
 BASES, RECORDS, SOFTMASK, NRUNS, FACTS = SUFFIXES = (
@@ -85,12 +86,12 @@ class Shard:
     @cached_property
     def softmask(self) -> np.ndarray:
         """int64, shape (stretches, 2), memory-mapped."""
-        return np.load(shard_path(self.folder, self.label, SOFTMASK), mmap_mode="r")
+        return load_array(shard_path(self.folder, self.label, SOFTMASK))
 
     @cached_property
     def n_runs(self) -> np.ndarray:
         """int64, shape (runs, 2), memory-mapped."""
-        return np.load(shard_path(self.folder, self.label, NRUNS), mmap_mode="r")
+        return load_array(shard_path(self.folder, self.label, NRUNS))
 
     @cached_property
     def names(self) -> Any:
@@ -205,9 +206,7 @@ class ShardWriter:
             "soft_masked": self.masked,
             "sizes": {suffix: self._path(suffix).stat().st_size for suffix in SUFFIXES if suffix != FACTS},
         }
-        temporary = self._path(".json.tmp")
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path(FACTS))
+        _write_facts(self.folder, self.label, facts)
 
     def abandon(self) -> None:
         """Remove what was written."""
@@ -253,32 +252,58 @@ def _arrow(names: Sequence[str]) -> Any:
     return pa.array(names, pa.string())
 
 
-def reuse(label: str, settings: dict[str, Any], source: Path, there: Path, folder: Path, sha256: Any) -> bool:
-    """Take over the shard of a source from another folder of shards (or find it whole in this one).
+def reusable(
+    there: Path, label: str, made_with: dict[str, Any], source: SourceFile, reference: SourceFile | None
+) -> Shard | None:
+    """The shard of a source in a folder of shards, if it is whole and would become the same if it were made anew.
 
-    It must have been made with the same ``settings`` from a file of the same content: of the same path, size and time
-    of change, or else of the same ``sha256()``.
+    Its facts must hold all of ``made_with``, and it must have been made from files of the same content.
     """
     try:
         found = Shard(there, label)
     except ValueError:
-        return False
-    facts, state = found.facts, source.stat()
-    if facts.get("settings") != settings or facts.get("bytes") != state.st_size:
-        return False
-    same = facts.get("path") == str(source) and facts.get("mtime_ns") == state.st_mtime_ns
-    if not same and facts.get("sha256") != sha256():
-        return False
+        return None
+    facts = found.facts
+    if any(facts.get(key) != value for key, value in made_with.items()):
+        return None
+    if reference is not None and not reference.is_that_of(facts.get("reference") or {}):
+        return None
+    return found if source.is_that_of(facts) else None
+
+
+def take_over(shard: Shard, folder: Path, facts: dict[str, Any]) -> None:
+    """Bring a shard into another folder of shards (or leave it in its own), with what is now known of its files."""
+    there, label = shard.folder, shard.label
     if there != folder:
         shard_path(folder, label, FACTS).unlink(missing_ok=True)
-        for suffix in SUFFIXES:  # the facts come last
+        for suffix in SUFFIXES[:-1]:
             old, new = shard_path(there, label, suffix), shard_path(folder, label, suffix)
             new.unlink(missing_ok=True)
             try:
                 os.link(old, new)
             except OSError:  # a file system without hard links
                 shutil.copy2(old, new)
-    return True
+    if there != folder or facts != shard.facts:
+        _write_facts(folder, label, facts)
+
+
+def _write_facts(folder: Path, label: str, facts: dict[str, Any]) -> None:
+    """Write what makes a shard whole, at once, and never into a file that another store shares."""
+    temporary = shard_path(folder, label, ".json.tmp")
+    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, shard_path(folder, label, FACTS))
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Memory-map a .npy file of `save_array`: int64, of two dimensions. Raises ValueError when it is none."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype != np.int64 or array.ndim != 2:
+            raise ValueError("other numbers than were written")
+    except Exception as error:  # a damaged header meets with whatever exception comes first
+        why = "no NumPy array" if "pickle" in str(error) else " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: damaged ({why}). Run `titans-genomics tokenize` again") from None
+    return array
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from titans_genomics.config import SplitConfig
 
@@ -13,23 +14,31 @@ SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 
 
-def assign(lengths: Sequence[int], order: Sequence[int], validation: float, test: float) -> np.ndarray:
+_PIECE = 1 << 14  # units looked at together
+
+
+def assign(lengths: ArrayLike, order: ArrayLike, validation: float, test: float) -> np.ndarray:
     """Give units (blocks, contigs, molecules) to splits so that the shares of bases come as near as they can.
 
     Units are looked at in ``order``; each goes to the held-out split that is furthest from its share, if that
     brings the split nearer to it, else to train. With three units or more, no split of a share above 0 stays empty.
+
+    Parameters
+    ----------
+    lengths, order
+        int, shape (units,).
 
     Returns
     -------
     numpy.ndarray
         int8, shape (units,): 0 train, 1 validation, 2 test.
     """
-    total = sum(lengths)
+    lengths, order = np.asarray(lengths, dtype=np.int64), np.asarray(order, dtype=np.int64)
+    total = int(lengths.sum())
     target = {VALIDATION: validation * total, TEST: test * total}
     missing_validation, missing_test = target[VALIDATION], target[TEST]
     splits = np.zeros(len(lengths), dtype=np.int8)
-    for unit in order:
-        length = lengths[unit]
+    for unit, length in _in_order(lengths, order):
         if missing_validation >= missing_test:
             if missing_validation <= 0:
                 break
@@ -43,17 +52,24 @@ def assign(lengths: Sequence[int], order: Sequence[int], validation: float, test
     return splits
 
 
-def _fill_empty(splits: np.ndarray, lengths: Sequence[int], order: Sequence[int], target: dict[int, float]) -> None:
+def _in_order(lengths: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Units and their lengths; of millions only as many become Python's numbers as are looked at."""
+    for at in range(0, len(order), _PIECE):
+        units = order[at : at + _PIECE]
+        yield from zip(units.tolist(), lengths[units].tolist(), strict=True)
+
+
+def _fill_empty(splits: np.ndarray, lengths: np.ndarray, order: np.ndarray, target: dict[int, float]) -> None:
     """Give every empty split that is wanted one unit of a split with several (train: of any), the one nearest to its share."""
     wanted = [s for s in (TRAIN, VALIDATION, TEST) if s == TRAIN or target[s] > 0]
     for split in wanted:
         if (splits == split).any():
             continue
         counts = np.bincount(splits, minlength=3)
-        spare = [unit for unit in order if counts[splits[unit]] > 1 or split == TRAIN]
-        share = target.get(split, sum(lengths))
-        if spare:
-            splits[min(spare, key=lambda unit: abs(lengths[unit] - share))] = split
+        spare = order if split == TRAIN else order[counts[splits[order]] > 1]
+        if len(spare):
+            share = target.get(split, float(lengths.sum()))
+            splits[spare[np.argmin(np.abs(lengths[spare] - share))]] = split
 
 
 def read_key(seed: int, source: str, template: str) -> int:
@@ -67,6 +83,6 @@ def read_splits(keys: np.ndarray, lengths: np.ndarray, split: SplitConfig) -> np
 
     ``keys`` and ``lengths`` are int64, shape (reads,).
     """
-    molecules, inverse = np.unique(keys, return_inverse=True)
-    sizes = np.bincount(inverse, weights=lengths).astype(np.int64).tolist()
-    return assign(sizes, range(len(molecules)), split.validation, split.test)[inverse]
+    _, inverse = np.unique(keys, return_inverse=True)
+    sizes = np.bincount(inverse, weights=lengths).astype(np.int64)
+    return assign(sizes, np.arange(len(sizes)), split.validation, split.test)[inverse]

@@ -18,13 +18,15 @@ import numpy as np
 
 from titans_genomics.data.folder import FILES, FORMAT, INDEX, MANIFEST, PLACES, SHARDS, TOKENIZER
 from titans_genomics.data.gather import gather, gather_mask
-from titans_genomics.data.shard import TOKENS, Shard, shard_path
+from titans_genomics.data.shard import TOKENS, Shard, load_array, shard_path
 from titans_genomics.data.splits import SPLITS
 from titans_genomics.data.tokenizers import Tokenizer, load_tokenizer
 from titans_genomics.data.writer import tokenize
 
 if TYPE_CHECKING:
     import pyarrow.parquet
+
+_PIECE = 1 << 22  # tokens looked at together
 
 __all__ = ["Locus", "Run", "Segment", "SegmentIndex", "TokenStore", "tokenize"]
 
@@ -56,7 +58,7 @@ class SegmentIndex(Sequence[Segment]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._group: tuple[int, list[dict[str, Any]]] = (-1, [])
+        self._group: tuple[int, Any] = (-1, None)  # number and rows of the group that was read last
 
     @cached_property
     def _file(self) -> pyarrow.parquet.ParquetFile:
@@ -77,11 +79,14 @@ class SegmentIndex(Sequence[Segment]):
             raise IndexError(i)
         group = int(np.searchsorted(self._firsts, i, side="right")) - 1
         if self._group[0] != group:
-            self._group = (group, self._file.read_row_group(group).to_pylist())
-        return Segment(**self._group[1][i - int(self._firsts[group])])
+            self._group = (group, self._file.read_row_group(group))
+        (row,) = self._group[1].slice(i - int(self._firsts[group]), 1).to_pylist()
+        return Segment(**row)
 
     def __iter__(self) -> Iterator[Segment]:
-        return (self[i] for i in range(len(self)))
+        for group in range(self._file.metadata.num_row_groups):
+            for row in self._file.read_row_group(group).to_pylist():
+                yield Segment(**row)
 
 
 class Locus(NamedTuple):
@@ -160,10 +165,14 @@ class Run:
         segment, number = self.segment_at(place)
         if number == segment.length:
             return Locus(segment.source, segment.record, segment.end, 0, segment.strand)
-        tokens = self.read(place - number, place - number + segment.length)
-        start = int(self.store.tokenizer.starts(tokens)[number])
-        bases = int(self.store.tokenizer.bases[tokens[number]])
-        return Locus(segment.source, segment.record, segment.start + start, bases, segment.strand)
+        tokenizer = self.store.tokenizer
+        before = number
+        if not tokenizer.one_base:
+            first = place - number
+            pieces = range(first, place, _PIECE)
+            before = sum(int(tokenizer.bases[self.read(at, min(at + _PIECE, place))].sum()) for at in pieces)
+        bases = int(tokenizer.bases[self.read(place, place + 1)[0]])
+        return Locus(segment.source, segment.record, segment.start + before, bases, segment.strand)
 
     def _checked(self, starts: np.ndarray, length: int) -> np.ndarray:
         starts = np.ascontiguousarray(starts, dtype=np.int64)
@@ -233,7 +242,7 @@ class TokenStore:
     @cached_property
     def places(self) -> np.ndarray:
         """See the class."""
-        return np.load(self.path / PLACES, mmap_mode="r")
+        return load_array(self.path / PLACES)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

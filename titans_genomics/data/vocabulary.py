@@ -82,6 +82,11 @@ class Tokenizer(ABC):
         clean = [text or max(codes, default=alphabet.N) < alphabet.N for codes in spelled]
         self.scored = np.array(clean, dtype=bool) & (self.bases > 0)
 
+    @property
+    def one_base(self) -> bool:
+        """Whether every token but the special ones newly stands for exactly one base."""
+        return bool((self.bases <= 1).all())
+
     @abstractmethod
     def encode(self, codes: np.ndarray) -> np.ndarray:
         """Tokens of one stretch, without special ones: ``dtype``, shape (tokens,).

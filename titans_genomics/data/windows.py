@@ -17,13 +17,14 @@ MASKED = 1 << 32
 
 
 class TrainWindows(Dataset[torch.Tensor]):
-    """Training windows at random places; item i is a function of (seed, i) alone.
+    """Training windows at random places, or tile by tile; item i is a function of (seed, i) alone.
 
     With ``carry`` = n, items n j ... n j + n - 1 follow one another: they are the parts of one long stretch.
 
     A source is drawn with probability proportional to its weight times its training tokens to the power 1 /
     temperature, then a start anywhere in its run, then the strand. Windows may span the end of a segment (an EOS token
-    stands there). Because items do not depend on what was drawn before, a resumed run goes on with item number
+    stands there). When they are ``tiled``, every run is cut into windows side by side, from another first token in every
+    epoch, and an epoch is all of them once in a random order, whatever their sources weigh. Because items do not depend on what was drawn before, a resumed run goes on with item number
     ``steps done x batch size``, for any number of workers and ranks.
 
     Parameters
@@ -44,6 +45,8 @@ class TrainWindows(Dataset[torch.Tensor]):
         Above 1 small sources are drawn more often than their size asks for.
     mark_soft_masked
         Add `MASKED` to soft-masked tokens.
+    tiled
+        Tile by tile.
 
     Raises
     ------
@@ -62,11 +65,16 @@ class TrainWindows(Dataset[torch.Tensor]):
         carry: int = 1,
         temperature: float = 1.0,
         mark_soft_masked: bool = False,
+        tiled: bool = False,
     ) -> None:
         self.store, self.context, self.seed, self.count = store, context, seed, count
         self.reverse_complement, self.mark_soft_masked = reverse_complement, mark_soft_masked
         self.carry, self.stretch = carry, carry * context
         self.runs = _fitting(store, "train", self.stretch)
+        if reverse_complement and carry > 1 and store.tokenizer.kind == "bpe":
+            raise ValueError(
+                f"{store.path}: bpe cuts the other strand elsewhere, so that windows do not follow one another there: set train.reverse_complement to 0, or train.carry to 1"
+            )
         if reverse_complement and store.tokenizer.text:
             raise ValueError(f"{store.path}: text has no other strand. Set train.reverse_complement to 0")
         if mark_soft_masked and store.tokenizer.kind != "nucleotide":
@@ -75,6 +83,9 @@ class TrainWindows(Dataset[torch.Tensor]):
             )
         weights = np.array([store.weight(run.source) * len(run) ** (1 / temperature) for run in self.runs])
         self._cumulative = np.cumsum(weights) / weights.sum()
+        self.tiled = tiled
+        self._tiles = np.cumsum([0, *((len(run) - 1) // self.stretch for run in self.runs)])
+        self._epoch, self._order, self._shifts = -1, np.zeros(0, dtype=np.int64), [0]
 
     def __len__(self) -> int:
         return self.count
@@ -85,8 +96,11 @@ class TrainWindows(Dataset[torch.Tensor]):
             raise IndexError(i)
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, i // self.carry]))
         which, turn = rng.random(2)
-        run = self.runs[int(np.searchsorted(self._cumulative[:-1], which, side="right"))]
-        start = int(rng.integers(0, len(run) - self.stretch))
+        if self.tiled:
+            run, start = self._tile(i // self.carry)
+        else:
+            run = self.runs[int(np.searchsorted(self._cumulative[:-1], which, side="right"))]
+            start = int(rng.integers(0, len(run) - self.stretch))
         turned, part = turn < self.reverse_complement, i % self.carry
         start += self.context * (self.carry - 1 - part if turned else part)
         size = self.context + 1
@@ -95,6 +109,18 @@ class TrainWindows(Dataset[torch.Tensor]):
             masked = run.soft_masked(np.array([start]), size)[0]
             window[masked[::-1] if turned else masked] += MASKED
         return torch.from_numpy(window)
+
+    def _tile(self, number: int) -> tuple[Run, int]:
+        """Run and first token of a tile; tiles are numbered through all epochs."""
+        epoch, place = divmod(number, int(self._tiles[-1]))
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._order = rng.permutation(int(self._tiles[-1]))
+            self._shifts = [int(rng.integers((len(run) - 1) % self.stretch + 1)) for run in self.runs]
+            self._epoch = epoch
+        tile = int(self._order[place])
+        which = int(np.searchsorted(self._tiles, tile, side="right")) - 1
+        return self.runs[which], self._shifts[which] + (tile - int(self._tiles[which])) * self.stretch
 
 
 def _turned(run: Run, start: int, size: int) -> np.ndarray:

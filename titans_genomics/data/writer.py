@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from titans_genomics.config import Config, SourceConfig
+from titans_genomics.config import Config, SourceConfig, check_kinds
 from titans_genomics.data import folder as store_folder
 from titans_genomics.data.bam import contigs
 from titans_genomics.data.batch import Advance
@@ -31,10 +31,27 @@ from titans_genomics.data.layout import choose
 from titans_genomics.data.leak_mmseqs import find_program
 from titans_genomics.data.manifest import check_n, check_splits, describe, totals_of, versions, warnings_of
 from titans_genomics.data.readers import READS, check_source, open_source, what
-from titans_genomics.data.shard import SUFFIXES, TOKENS, Shard, ShardWriter, dropped_facts, reuse, shard_path
+from titans_genomics.data.shard import (
+    SUFFIXES,
+    TOKENS,
+    Shard,
+    ShardWriter,
+    dropped_facts,
+    reusable,
+    shard_path,
+    take_over,
+)
+from titans_genomics.data.source_file import SourceFile
+from titans_genomics.data.tokenizers import make_tokenizer
 from titans_genomics.progress import Progress
 
-_PIECE = 1 << 22
+READERS = 1
+"""Version of what the readers make of a file: raise it when the same file gives other bases, records or counts than
+before, and every store is read anew."""
+
+
+class _StoppedError(Exception):
+    """Another source failed, or the run was interrupted."""
 
 
 def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, Any]:
@@ -65,13 +82,9 @@ def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, An
         if source.url is not None:
             fetch(source)
     kinds = [check_source(source, config.data) for source in config.data.sources]
-    if "text" in kinds and set(kinds) != {"text"}:
-        text, other = (
-            next(i for i, kind in enumerate(kinds) if (kind == "text") == is_text) for is_text in (True, False)
-        )
-        raise ValueError(
-            f"{config.data.sources[text].path} is text, {config.data.sources[other].path} is {kinds[other]}: one run reads text or nucleotides. Give each a config of its own"
-        )
+    check_kinds(config.data, kinds)
+    if config.data.tokenizer.path is not None:
+        make_tokenizer(config.data.tokenizer)  # a foreign file is better named now than after all sources are read
     leaks = config.data.split.leaks
     if leaks.tool == "mmseqs2" and leaks.action != "off":
         find_program()  # a missing one is better noticed now than after all sources are read
@@ -83,10 +96,10 @@ def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, An
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        store_folder.discard(out)
         raise OSError(
-            f"{out}: no room to write the token store ({os.strerror(error.errno)}). It needs about one byte per base; "
-            "free some space or choose another folder. An older store there is unchanged"
+            f"{out}: no room to write the token store ({os.strerror(error.errno)}). It needs about one byte per base; free "
+            "some space or choose another folder. An older store there is unchanged; sources that were read through are kept "
+            f"beside it (.{Path(os.path.realpath(out)).name}.partial, which may be removed), and the same command goes on from there"
         ) from error
 
 
@@ -107,7 +120,7 @@ def _read_all(config: Config, kinds: Sequence[Kind], shards: Path, before: Path 
         lock = threading.Lock()
         work = [
             pool.submit(
-                _read, source, kind, config, shards, before, _Share(progress, lock, source.path.stat().st_size), stop
+                _read, source, kind, config, shards, before, _Share(progress, lock, stop, source.path.stat().st_size)
             )
             for source, kind in zip(sources, kinds, strict=True)
         ]
@@ -128,12 +141,14 @@ def _read_all(config: Config, kinds: Sequence[Kind], shards: Path, before: Path 
 
 
 class _Share:
-    """Adds what was read of one file to the progress of all."""
+    """Adds what was read of one file to the progress of all, and ends the reading when another one has failed."""
 
-    def __init__(self, progress: Progress, lock: threading.Lock, size: int) -> None:
-        self.progress, self.lock, self.size, self.seen = progress, lock, size, 0.0
+    def __init__(self, progress: Progress, lock: threading.Lock, stop: threading.Event, size: int) -> None:
+        self.progress, self.lock, self.stop, self.size, self.seen = progress, lock, stop, size, 0.0
 
     def __call__(self, share: float | None) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
         if share is not None and share > self.seen:
             with self.lock:
                 self.progress.update((share - self.seen) * self.size)
@@ -147,21 +162,25 @@ def _read(
     shards: Path,
     before: Path | None,
     advance: _Share,
-    stop: threading.Event,
 ) -> None:
     """One source to its shard, unless it is there already."""
-    if source.md5 is not None and source.url is None:  # of downloads `fetch` has looked at it
-        check_md5(source.path, source.md5)
-    checksum = _Checksum(source.path)
-    settings = _settings(source, kind, config)
-    if source.md5 is not None:
-        check_md5(source.path, source.md5)
+    file = SourceFile(source.path)
+    reference = SourceFile(source.reference) if kind == "cram" and source.reference is not None else None
+    made_with = {"settings": _settings(source, kind, config), "beside_settings": _beside_settings(source, kind)}
+    md5 = {} if source.md5 is None else {"md5": source.md5.lower()}
     for there in (shards, before):
-        if there is not None and reuse(source.label, settings, source.path, there, shards, checksum.wait):
+        found = there and reusable(there, source.label, made_with, file, reference)
+        if found:
+            if found.facts.get("md5") != md5.get("md5"):
+                _check_md5(source)
+            also = {} if reference is None else {"reference": found.facts["reference"] | reference.state}
+            take_over(found, shards, found.facts | file.state | md5 | also)
             advance(1.0)
             return
-    checksum.start()
-    state = source.path.stat()
+    _check_md5(source)
+    file.start()
+    if reference is not None:
+        reference.start()
     dropped: Counter[str] = Counter()
     writer = ShardWriter(shards, source.label, what(kind, config.data))
     try:
@@ -170,31 +189,29 @@ def _read(
         ) as beside:  # one batch is written while the next is read
             written: Future[None] | None = None
             for batch in _batches(source, kind, config, shards, dropped, advance):
-                if stop.is_set():
-                    raise InterruptedError
+                advance(None)
                 if written is not None:
                     written.result()
                 written = beside.submit(writer.add, batch)
             if written is not None:
                 written.result()
-        facts = {
-            "settings": settings,
-            "path": str(source.path),
-            "bytes": state.st_size,
-            "mtime_ns": state.st_mtime_ns,
-            "sha256": checksum.wait(),
-            "kind": kind,
-            "dropped": dropped_facts(dropped),
-        }
-        after = source.path.stat()
-        if (state.st_size, state.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise ValueError(f"{source.path}: the file changed while it was read. Run again when it is complete")
+        facts = made_with | file.facts() | md5 | {"kind": kind, "dropped": dropped_facts(dropped)}
+        file.check_unchanged()
+        if reference is not None:
+            facts |= {"reference": reference.facts()}
+            reference.check_unchanged()
         aligned_to = dict(contigs(source)) if kind in ("bam", "cram") else {}
         writer.finish(facts | {"contigs": aligned_to, "reference_bases": sum(aligned_to.values())})
     except BaseException:
         writer.abandon()
         raise
     advance(1.0)
+
+
+def _check_md5(source: SourceConfig) -> None:
+    """Raise ValueError unless a file has the checksum that the config gives; at downloads `fetch` has looked already."""
+    if source.md5 is not None and source.url is None:
+        check_md5(source.path, source.md5)
 
 
 def _batches(
@@ -216,15 +233,14 @@ def _batches(
 
 
 def _settings(source: SourceConfig, kind: Kind, config: Config) -> dict[str, Any]:
-    """Everything beside the file itself that its shard depends on."""
+    """What the bases in a shard depend on, beside the content of the files that they are read from."""
     data = config.data
-    settings: dict[str, Any] = {"format": FORMAT, "kind": kind}
+    settings: dict[str, Any] = {"format": FORMAT, "readers": READERS, "kind": kind}
     if kind == "text":
         return settings
     settings |= {"iupac": data.iupac, "soft_mask": data.soft_mask}
     if kind in READS:
-        reads = data.reads.model_dump(mode="json", exclude={"coverage"})
-        settings |= {"reads": reads, "reference": source.reference and str(source.reference)}
+        settings |= {"reads": data.reads.model_dump(mode="json", exclude={"coverage"})}
     if kind in READS or data.iupac == "random":
         settings |= {"seed": config.seed}
     if data.iupac == "random":
@@ -232,38 +248,11 @@ def _settings(source: SourceConfig, kind: Kind, config: Config) -> dict[str, Any
     return settings
 
 
-class _Checksum:
-    """The SHA-256 of a file, computed beside other work."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._digest = hashlib.sha256()
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def start(self) -> None:
-        """Begin, if it has not begun."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-
-    def wait(self) -> str:
-        """The checksum, as hexadecimal digits."""
-        self.start()
-        assert self._thread is not None
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._digest.hexdigest()
-
-    def _run(self) -> None:
-        buffer = bytearray(_PIECE)
-        try:
-            with self.path.open("rb", buffering=0) as handle:
-                while count := handle.readinto(buffer):
-                    self._digest.update(memoryview(buffer)[:count])
-        except OSError as error:
-            self._error = error
+def _beside_settings(source: SourceConfig, kind: Kind) -> dict[str, str]:
+    """What a shard depends on and the store's checksum does not: who decodes alignments, and names of records."""
+    if kind in ("bam", "cram"):
+        return {"pysam": versions()["pysam"]}
+    return {"file_name": source.path.name} if kind == "text" else {}
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -273,37 +262,57 @@ def _finish(config: Config, folder: Path) -> dict[str, Any]:
     """All shards are there: choose, look for leaks, encode, and write the index and the manifest."""
     data, sources = config.data, config.data.sources
     shards = [Shard(folder / SHARDS, source.label) for source in sources]
-    for source, shard in zip(sources, shards, strict=True):
-        check_n(source, data, shard)
     chosen = choose(config, shards)
+    for source, shard, own in zip(sources, shards, chosen, strict=True):
+        check_n(source, data, shard, own)
     leaks = leak_gate(config, shards, chosen)
     check_splits(config, chosen)
     tokenizer = fit_tokenizer(config, shards, chosen)
     tokenizer.save(folder / TOKENIZER)
     runs = write_index(config, folder, shards, chosen, tokenizer)
-    described = [describe(data, *each, runs) for each in zip(sources, shards, chosen, strict=True)]
+    described = [
+        describe(data, source, shard, own, runs) | {"side_files": _side_files(source, shard)}
+        for source, shard, own in zip(sources, shards, chosen, strict=True)
+    ]
     files = [INDEX, PLACES, TOKENIZER]
     if tokenizer.kind not in ("nucleotide", "byte"):
         files += [f"{SHARDS}/{shard_path(folder, source.label, TOKENS).name}" for source in sources]
     digest = hashlib.sha256()
     for name in (PLACES, TOKENIZER):
         digest.update((folder / name).read_bytes())
-    made_from = [{key: shard.facts[key] for key in ("settings", "sha256", "bases")} for shard in shards]
+    made_from = [
+        {key: shard.facts[key] for key in ("settings", "sha256", "bases")}
+        | {"reference": shard.facts.get("reference", {}).get("sha256")}
+        for shard in shards
+    ]
     digest.update(json.dumps([made_from, runs], sort_keys=True).encode())
     manifest = {
         "format": FORMAT,
         "sha256": digest.hexdigest(),
         "tokens": sum(run["tokens"] for run in runs),
-        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size} | _named(data.tokenizer.path),
         "vocabulary": list(tokenizer.vocabulary),
         "sources": described,
         "runs": runs,
         "totals": totals_of(described),
         "leaks": leaks,
-        "warnings": warnings_of(config, described),
+        "warnings": warnings_of(config, described, leaks),
         "config": {"seed": config.seed, "data": data.model_dump(mode="json")},
         "versions": versions(),
         "files": {name: (folder / name).stat().st_size for name in files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def _side_files(source: SourceConfig, shard: Shard) -> dict[str, dict[str, str]]:
+    """The files that were read beside a source's own, by their key in the config."""
+    named = {"reference": source.reference, "regions": source.regions, "exclude": source.exclude}
+    return {
+        key: _named(path, (shard.facts.get(key) or {}).get("sha256")) for key, path in named.items() if path is not None
+    }
+
+
+def _named(path: Path | None, sha256: str | None = None) -> dict[str, str]:
+    """Path and SHA-256 of a file, if there is one; ``sha256`` when it is known already."""
+    return {} if path is None else {"path": str(path), "sha256": sha256 or SourceFile(path).sha256()}

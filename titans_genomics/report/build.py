@@ -51,8 +51,8 @@ def report(config: Config, folder: Path, out: Path) -> dict[str, Any]:
     curves = {name: read_curve(folder / "train" / name / "metrics.csv") for name in names}
     page = render(config, metrics, curves)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write(out / "report.html", page)
+    write(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write(out / "report.html", page)
     return metrics
 
 
@@ -155,7 +155,7 @@ def _read(path: Path, stage: str) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); run `titans-genomics {stage}` again") from None
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ LAYERS = ("#0f8b8d", "#d17a00", "#8a63d2", "#c2456b", "#4f8f2f", "#3f7fd0", "#9c
 
 STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # $ in a name is a letter
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,7 +47,8 @@ NAMES = {"titans": "Titans", "transformer": "Transformer", "markov": "Markov", "
 
 def svg(figure: Figure, name: str, alt: str) -> str:
     """A figure as an SVG element whose ids start with ``name``, so that several can stand in one page."""
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has the letters
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = target.getvalue()
@@ -57,7 +60,15 @@ def svg(figure: Figure, name: str, alt: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
 
 
-def _axes(rows: int, columns: int, width: float, height: float, **keywords: Any) -> tuple[Figure, Any]:
+def label(name: str, most: int = 28) -> str:
+    """A name as text in a plot, of at most so many letters."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
+    plain = plain if len(plain) <= most else plain[: most - 1] + "…"
+    return (" " if plain.startswith("_") else "") + plain  # legends leave out what begins with _
+
+
+def axes(rows: int, columns: int, width: float, height: float, **keywords: Any) -> tuple[Figure, Any]:
+    """A figure of ``width`` x ``height`` inches, and its axes: array of shape (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **keywords)
 
@@ -68,8 +79,8 @@ def curves(training: dict[str, list[dict[str, float]]], references: dict[str, fl
     ``references`` are horizontal lines: name to bits per base.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 7.2, 3.4)
-        ax: Axes = axes[0, 0]
+        figure, grid = axes(1, 1, 7.2, 3.4)
+        ax: Axes = grid[0, 0]
         for model, rows in training.items():
             x, y = _column(rows, "tokens", "bits_per_base")
             ax.plot(x, y, color=COLOURS[model], alpha=0.45, linewidth=1, label=f"{NAMES[model]}, training")
@@ -96,8 +107,8 @@ def optimisation(training: dict[str, list[dict[str, float]]]) -> str:
         ("tokens_per_second", "tokens per second"),
     )
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 3, 10, 2.4)
-        for ax, (key, title) in zip(axes[0], panels, strict=True):
+        figure, grid = axes(1, 3, 10, 2.4)
+        for ax, (key, title) in zip(grid[0], panels, strict=True):
             for model, rows in training.items():
                 ax.plot(*_column(rows, "step", key), color=COLOURS[model], label=NAMES[model])
             ax.set_title(title)
@@ -105,7 +116,7 @@ def optimisation(training: dict[str, list[dict[str, float]]]) -> str:
             if key != "lr":
                 ax.set_ylim(bottom=0)
         if len(training) > 1:
-            axes[0, 0].legend()
+            grid[0, 0].legend()
         return svg(figure, "optimisation", "Learning rate, gradient norm and speed")
 
 
@@ -122,15 +133,15 @@ def gates(rows: list[dict[str, float]]) -> str | None:
     if not layers:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 4, 10, 2.4)
-        for ax, (key, title) in zip(axes[0], panels, strict=True):
+        figure, grid = axes(1, 4, 10, 2.4)
+        for ax, (key, title) in zip(grid[0], panels, strict=True):
             for layer in layers:
                 x, y = _column(rows, "step", f"{key}/{layer}")
                 ax.plot(x, y, color=LAYERS[layer % len(LAYERS)], label=f"layer {layer + 1}")
             ax.set_title(title, pad=14)  # above the exponent of the axis
             ax.set_xlabel("optimiser step")
             ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
-        axes[0, 0].legend(ncols=1 + len(layers) // 5)
+        grid[0, 0].legend(ncols=1 + len(layers) // 5)
         return svg(figure, "gates", "Gates and surprise per layer over training")
 
 
@@ -144,18 +155,18 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
     """
     count = sum(len(entries) for entries in groups.values())
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(
+        figure, grid = axes(
             len(groups),
             1,
             7.2,
             0.5 + 0.36 * count + 0.7 * len(groups),
             height_ratios=[len(entries) + 0.4 for entries in groups.values()],
         )
-        for ax, (source, entries) in zip(axes[:, 0], groups.items(), strict=True):
+        for ax, (source, entries) in zip(grid[:, 0], groups.items(), strict=True):
             _hanging_bars(ax, entries, guessing)
             if len(groups) > 1:
-                ax.set_title(source, fontweight="bold")
-        axes[-1, 0].set_xlabel(f"bits per base; {guessing:g} is guessing, the further left the better")
+                ax.set_title(label(source, 80), fontweight="bold")
+        grid[-1, 0].set_xlabel(f"bits per base; {guessing:g} is guessing, the further left the better")
         return svg(figure, "bars", "Held-out bits per base of each model")
 
 
@@ -185,8 +196,8 @@ def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | N
     ``lines`` maps "titans", "transformer", "markov" to (position, bits) pairs; ``trained_at`` marks the training context.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 7.2, 3.2)
-        ax: Axes = axes[0, 0]
+        figure, grid = axes(1, 1, 7.2, 3.2)
+        ax: Axes = grid[0, 0]
         for name, points in lines.items():
             style = {"linestyle": "--", "linewidth": 1.2} if name == "markov" else {"marker": "o", "markersize": 3.5}
             ax.plot([p for p, _ in points], [b for _, b in points], color=COLOURS[name], label=NAMES[name], **style)
@@ -201,6 +212,7 @@ def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | N
                 fontsize=9,
             )
         ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.set_xlabel("bases of context already read")
         ax.set_ylabel("bits per base")
@@ -211,8 +223,8 @@ def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | N
 def scores(entries: Sequence[tuple[str, str, float, tuple[float, float] | None]]) -> str:
     """Accuracy of the species task: (label, kind, accuracy, 95% interval) as points with intervals."""
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 7.2, 0.6 + 0.3 * len(entries))
-        ax: Axes = axes[0, 0]
+        figure, grid = axes(1, 1, 7.2, 0.6 + 0.3 * len(entries))
+        ax: Axes = grid[0, 0]
         for y, (_, kind, value, interval) in enumerate(entries):
             if interval:
                 ax.plot(interval, [y, y], color=COLOURS[kind], linewidth=2)

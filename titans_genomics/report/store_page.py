@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from titans_genomics import __version__
-from titans_genomics.report.build import _write
-from titans_genomics.report.plots import LAYERS, STYLE, _axes, svg
+from titans_genomics.report.build import write
+from titans_genomics.report.plots import LAYERS, STYLE, axes, label, svg
 from titans_genomics.report.tables import count, percent
 
 _SPLITS = {"train": "#0f8b8d", "validation": "#d17a00", "test": "#8a63d2"}
 _ROWS = 30  # sources (or reasons, or train sources) that a plot shows; the smaller ones are left to the tables
 _LINES = len(LAYERS)  # sources that a plot of distributions shows
 _MATCHES = 20  # longest matches between the splits that are listed
-_LETTERS = 28  # of a name in a plot
 _FILLED = 3  # so many distributions are filled; more would hide each other
 
 
@@ -32,7 +30,7 @@ def write_page(found: dict[str, Any], path: Path) -> None:
     """Write what `inspect_store` found to ``path``, whole or not at all; its folder is made when it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, render(found))
+    write(path, render(found))
 
 
 def render(found: dict[str, Any]) -> str:
@@ -48,16 +46,14 @@ def render(found: dict[str, Any]) -> str:
         (match for held in (leaks or {"held": []})["held"] for match in held["matches"]),
         key=lambda match: match["held"]["start"] - match["held"]["end"],
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has the letters
-        drawn = {
-            "bases": _bases(sources),
-            "shares": _shares(sources),
-            "lengths": _lengths(sources),
-            "gc": _gc(sources),
-            "left_out": _left_out(sources),
-            "leaks": _leaks(leaks) if leaks else None,
-        }
+    drawn = {
+        "bases": _bases(sources),
+        "shares": _shares(sources),
+        "lengths": _lengths(sources),
+        "gc": _gc(sources),
+        "left_out": _left_out(sources),
+        "leaks": _leaks(leaks) if leaks else None,
+    }
     return environment.get_template("store.html").render(
         style=style.group(),
         found=found,
@@ -109,13 +105,6 @@ def _locus(locus: dict[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------- plots
 
 
-def _name(name: str, most: int = _LETTERS) -> str:
-    """A name as a plot's label: at most so many letters, and no formula."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
-    plain = plain if len(plain) <= most else plain[: most - 1] + "…"
-    return (" " if plain.startswith("_") else "") + plain.replace("$", r"\$")
-
-
 def _largest(sources: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """The sources of most bases, in the order of the store."""
     largest = sorted(range(len(sources)), key=lambda i: -sources[i]["bases"])[:most]
@@ -124,20 +113,20 @@ def _largest(sources: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any
 
 def _bars(rows: int, columns: int, names: Sequence[str]) -> tuple[Figure, Any]:
     """Panels of horizontal bars, one row of bars per name."""
-    figure, axes = _axes(1, columns, 10 if columns > 1 else 7.2, 0.9 + 0.26 * rows, sharey=True)
-    axes[0, 0].set_yticks(range(rows), names)
-    axes[0, 0].set_ylim(rows - 0.4, -0.6)
-    for ax in axes[0]:
+    figure, grid = axes(1, columns, 10 if columns > 1 else 7.2, 0.9 + 0.26 * rows, sharey=True)
+    grid[0, 0].set_yticks(range(rows), names)
+    grid[0, 0].set_ylim(rows - 0.4, -0.6)
+    for ax in grid[0]:
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
-    return figure, axes[0]
+    return figure, grid[0]
 
 
 def _bases(sources: Sequence[dict[str, Any]]) -> str:
     """Bases of every source, by split."""
     shown = _largest(sources, _ROWS)
     with mpl.rc_context(STYLE):
-        figure, (ax,) = _bars(len(shown), 1, [_name(source["name"]) for source in shown])
+        figure, (ax,) = _bars(len(shown), 1, [label(source["name"]) for source in shown])
         left = np.zeros(len(shown))
         for split, colour in _SPLITS.items():
             width = np.array([source["splits"][split]["bases"] for source in shown], dtype=float)
@@ -159,8 +148,8 @@ def _shares(sources: Sequence[dict[str, Any]]) -> str | None:
     if not any(map(any, panels.values())):
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _bars(len(shown), len(panels), [_name(source["name"]) for source in shown])
-        for ax, (title, values), colour in zip(axes, panels.items(), LAYERS, strict=False):
+        figure, row = _bars(len(shown), len(panels), [label(source["name"]) for source in shown])
+        for ax, (title, values), colour in zip(row, panels.items(), LAYERS, strict=False):
             ax.barh(range(len(shown)), [100 * value for value in values], color=colour, height=0.72)
             ax.set_xlim(0, max(100 * max(values) * 1.05, 1))
             ax.set_title(title)
@@ -203,11 +192,11 @@ def _gc(sources: Sequence[dict[str, Any]]) -> str | None:
 
 def _steps(histograms: dict[str, tuple[Sequence[float], Sequence[float]]]) -> tuple[Figure, Axes]:
     """Histograms (values and edges, by source) over each other, each adding up to 100%."""
-    figure, axes = _axes(1, 1, 7.2, 3.2)
-    ax: Axes = axes[0, 0]
+    figure, grid = axes(1, 1, 7.2, 3.2)
+    ax: Axes = grid[0, 0]
     for (name, (values, edges)), colour in zip(histograms.items(), LAYERS, strict=False):
         share = 100 * np.array(values, dtype=float) / max(sum(values), 1)
-        ax.stairs(share, edges, color=colour, linewidth=1.5, label=_name(name))
+        ax.stairs(share, edges, color=colour, linewidth=1.5, label=label(name))
         if len(histograms) <= _FILLED:
             ax.stairs(share, edges, color=colour, alpha=0.08, fill=True)
     ax.set_ylim(bottom=0)
@@ -226,8 +215,8 @@ def _left_out(sources: Sequence[dict[str, Any]]) -> str | None:
         return None
     rows = sorted(reasons.items(), key=lambda row: (-row[1]["bases"], -row[1]["records"]))[:_ROWS]
     with mpl.rc_context(STYLE):
-        figure, axes = _bars(len(rows), 2, [_name(reason, 2 * _LETTERS) for reason, _ in rows])
-        for ax, key, colour in zip(axes, ("records", "bases"), LAYERS, strict=False):
+        figure, row = _bars(len(rows), 2, [label(reason, 56) for reason, _ in rows])
+        for ax, key, colour in zip(row, ("records", "bases"), LAYERS, strict=False):
             ax.barh(range(len(rows)), [own[key] for _, own in rows], color=colour, height=0.72)
             ax.set_xlim(left=0)
             ax.set_title(key)
@@ -251,14 +240,14 @@ def _leaks(leaks: dict[str, Any]) -> str | None:
     clear = (*mpl.colors.to_rgb(LAYERS[0]), 0.0)
     colours = LinearSegmentedColormap.from_list("leaks", [clear, (*clear[:3], 0.85)])
     with mpl.rc_context(STYLE):
-        figure, axes = _axes(1, 1, 3 + 0.55 * len(trains), 1.6 + 0.3 * len(held))
-        ax = axes[0, 0]
+        figure, grid = axes(1, 1, 3 + 0.55 * len(trains), 1.6 + 0.3 * len(held))
+        ax = grid[0, 0]
         ax.pcolormesh(shares, cmap=colours, vmin=0, vmax=max(shares.max(), leaks["max_share"], 0.01))
         for row, column in np.argwhere(shares > 0).tolist():
             text = f"{100 * shares[row, column]:.1f}"
             ax.annotate(text, (column + 0.5, row + 0.5), ha="center", va="center", fontsize=8)
-        ax.set_yticks(np.arange(len(held)) + 0.5, [_name(f"{one['source']} ({one['split']})") for one in held])
-        ax.set_xticks(np.arange(len(trains)) + 0.5, [_name(name) for name in trains], rotation=45, ha="right")
+        ax.set_yticks(np.arange(len(held)) + 0.5, [label(f"{one['source']} ({one['split']})") for one in held])
+        ax.set_xticks(np.arange(len(trains)) + 0.5, [label(name) for name in trains], rotation=45, ha="right")
         ax.set_ylim(len(held), 0)
         ax.grid(visible=False)
         ax.tick_params(length=0)

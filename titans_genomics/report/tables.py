@@ -7,6 +7,9 @@ from typing import Any
 from titans_genomics.config import Config
 from titans_genomics.report.plots import NAMES
 
+MOST_BARS = 30
+"""Sources that the plot of held-out bits shows; the table has all."""
+
 METRICS = {"accuracy": "accuracy", "mcc": "Matthews correlation", "macro_f1": "macro F1"}
 
 
@@ -151,11 +154,14 @@ def held_out_text(evaluated: dict[str, Any]) -> str:
         f"Titans model is {verdict} the best order-k Markov model, fitted on both strands of the same training sequence: "
         f"{bits:+.4f} bits per base (95% interval {low:+.4f} to {high:+.4f}, blocks of sequence resampled in pairs). "
         "Two bits per base is guessing among four letters."
+        + (f" The plot shows the {MOST_BARS} largest sources." if len(evaluated["sources"]) > MOST_BARS else "")
     )
 
 
 def bar_groups(evaluated: dict[str, Any]) -> dict[str, list[tuple[str, str, float, tuple[float, float] | None]]]:
-    """Entries of the bar plot: all but the uniform model, from which the bars hang."""
+    """Entries of the bar plot: all but the uniform model, from which the bars hang; of the `MOST_BARS` largest sources."""
+    sizes = {source: part["bases"] for source, part in evaluated["sources"].items()}
+    largest = set(sorted(sizes, key=lambda source: -sizes[source])[:MOST_BARS])
     return {
         source: [
             (label, kind, figures["bits_per_base"], tuple(figures["ci95"]) if figures.get("ci95") else None)
@@ -163,6 +169,7 @@ def bar_groups(evaluated: dict[str, Any]) -> dict[str, list[tuple[str, str, floa
             if kind != "uniform"
         ]
         for source, part in _parts(evaluated).items()
+        if source in largest or source not in sizes
     }
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_model as save_safetensors
 from torch import nn
 
 from titans_genomics import __version__
-from titans_genomics.config import Config, TitansConfig
+from titans_genomics.config import Config, SourceConfig, TitansConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.models import Titans, Transformer
 
@@ -32,14 +32,41 @@ def model_config(config: Config, name: ModelName) -> TitansConfig:
 def with_vocabulary(config: Config, store: TokenStore) -> Config:
     """The config with the vocabulary of a store's tokenizer.
 
-    Raises ValueError when ``model.vocab_size`` asks for another one than that, or than the default.
+    Raises ValueError when ``model.vocab_size`` asks for another one than that, or than the default; and when the store was
+    made with other settings than the config's ``data``, the places of files aside.
     """
+    made, asked = _settings(store.manifest["config"]["data"]), _settings(config.data.model_dump(mode="json"))
+    differing = sorted(key for key in {*made, *asked} if made.get(key) != asked.get(key))
+    if differing:
+        shown = "; ".join(
+            f"{key} is {made.get(key)!r} there and {asked.get(key)!r} in the config" for key in differing[:3]
+        )
+        raise ValueError(
+            f"{store.path}: this token store was made with other settings ({shown}). Run `titans-genomics tokenize` again"
+        )
     size, wanted = store.tokenizer.vocab_size, config.model.vocab_size
     if wanted not in (size, TitansConfig.model_fields["vocab_size"].default):
         raise ValueError(
             f"model.vocab_size is {wanted}, the tokens of {store.path} are {size:,}. Leave it out of the config"
         )
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
+
+
+def _settings(data: dict[str, Any]) -> dict[str, Any]:
+    """What a token store depends on by dotted key; where files are is left out."""
+    data = {key: value for key, value in data.items() if key != "downloads"}
+    data["tokenizer"] = {key: value for key, value in data["tokenizer"].items() if key != "path"}
+    data["sources"] = {  # by name, whether that was given or taken from the file
+        SourceConfig.model_validate(source).label: {key: source[key] for key in ("species", "weight", "split")}
+        for source in data["sources"]
+    }
+
+    def flat(key: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for name, inner in value.items() for k, v in flat(f"{key}.{name}", inner).items()}
+        return {key: value}
+
+    return flat("data", data)
 
 
 def build_model(name: str, config: TitansConfig) -> Any:

@@ -93,6 +93,7 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
         carry=carry,
         temperature=settings.temperature,
         mark_soft_masked=settings.soft_mask_weight < 1,
+        tiled=settings.sampling == "tiled",
     )
     held_out = HeldOutWindows(tokens, "validation", context * carry, -(-config.train.validation_windows // carry))
     identity = _identity(config, tokens, model)
