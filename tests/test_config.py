@@ -445,3 +445,11 @@ def test_environment_constraints_and_pyproject_name_the_same_versions():
     python = next(entry for entry in conda if isinstance(entry, str) and entry.startswith("python"))
     assert python.removeprefix("python=") in project["requires-python"]
     assert project["license"] == "Apache-2.0"
+
+
+def test_the_sheet_of_bacteria_is_four_species_in_seventeen_genomes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config("configs/bacteria/bacteria.yaml")
+    assert len(config.data.sources) == 17
+    assert len({source.species for source in config.data.sources}) == 4
+    assert config.run == "bacteria"
