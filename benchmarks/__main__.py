@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.machine import processor
 from benchmarks.plan import groups
 from benchmarks.run import run
-from benchmarks.table import render
+from benchmarks.table import put_between, render
 
 
 def results_file(quick: bool) -> Path:
@@ -60,11 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     tables = render(results)
     print(tables)
     if chosen.into:
-        text = chosen.into.read_text()
-        begin, end = "<!-- results -->", "<!-- end of results -->"
-        if begin not in text or end not in text:
-            parser.error(f"{chosen.into}: has no {begin} and {end}")
-        chosen.into.write_text(f"{text.split(begin)[0]}{begin}\n\n{tables}\n\n{end}{text.split(end)[1]}")
+        try:
+            put_between(chosen.into, "results", tables)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +25,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.data_files import Facts, Files, Sizes
 from benchmarks.data_table import render
-from benchmarks.machine import ROOT, commit, describe, installed
-from benchmarks.run import first_to_die, keep
+from benchmarks.machine import commit, describe, installed
+from benchmarks.run import in_own_process, keep
+from benchmarks.table import put_between
 from titans_genomics.progress import quantity
 
 RESULTS = Path(__file__).parent / "results"
@@ -102,18 +102,7 @@ def measure(spec: dict[str, Any], threads: int) -> dict[str, Any]:
     """One measurement in a process of its own; "error" where there is no figure."""
     own = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     env = os.environ | own | {"PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "benchmarks.data_measure", json.dumps({**spec, "threads": threads})]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT, preexec_fn=first_to_die
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {LIMIT} s"}
-    if done.returncode < 0:
-        return {"error": f"killed by signal {-done.returncode}, most likely for want of memory"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return in_own_process("benchmarks.data_measure", {**spec, "threads": threads}, env, LIMIT)
 
 
 def checked(found: dict[str, Any], facts: Facts) -> dict[str, Any]:
@@ -276,11 +265,10 @@ def main(arguments: list[str] | None = None) -> None:
     tables = render(results)
     print(tables)
     if chosen.into:
-        text = chosen.into.read_text()
-        begin, end = "<!-- data -->", "<!-- end of data -->"
-        if begin not in text or end not in text:
-            parser.error(f"{chosen.into}: has no {begin} and {end}")
-        chosen.into.write_text(f"{text.split(begin)[0]}{begin}\n\n{tables}\n\n{end}{text.split(end)[1]}")
+        try:
+            put_between(chosen.into, "data", tables)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

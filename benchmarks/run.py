@@ -23,13 +23,18 @@ def measure(spec: dict[str, Any], allocator: str, threads: int) -> dict[str, Any
     """One measurement in a process of its own; "error" where there is no figure."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     env = {**clean, **ALLOCATORS[allocator], "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(spec)]
+    return in_own_process("benchmarks.measure", spec, env, LIMIT)
+
+
+def in_own_process(module: str, spec: dict[str, Any], env: dict[str, str], limit: int) -> dict[str, Any]:
+    """What ``python -m module SPEC`` prints last, as JSON; "error" where there is no figure within ``limit`` seconds."""
+    command = [sys.executable, "-m", module, json.dumps(spec)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT, preexec_fn=first_to_die
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=limit, preexec_fn=first_to_die
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {LIMIT} s"}
+        return {"error": f"took longer than {limit} s"}
     if done.returncode < 0:
         return {"error": f"killed by signal {-done.returncode}, most likely for want of memory"}
     if done.returncode:

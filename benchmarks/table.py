@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 from benchmarks import plan
@@ -272,3 +273,12 @@ def render(results: dict[str, Any]) -> str:
         "Every training figure": sides(figures),
     }
     return "\n\n".join(about + [f"### {title}\n\n{text}" for title, text in sections.items() if text])
+
+
+def put_between(path: Path, mark: str, tables: str) -> None:
+    """Put tables between the marks of a Markdown file. Raises ValueError without them."""
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    text = path.read_text()
+    if begin not in text or end not in text:
+        raise ValueError(f"{path}: has no {begin} and {end}")
+    path.write_text(f"{text.split(begin)[0]}{begin}\n\n{tables}\n\n{end}{text.split(end)[1]}")

@@ -375,7 +375,7 @@ def _interval(values: np.ndarray) -> list[float]:
 
 def _letters(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The letters (base codes or bytes) that tokens stand for, and the token that each belongs to; special tokens are one that is none."""
-    if tokenizer.kind in ("nucleotide", "byte"):
+    if tokenizer.plain:
         return tokens, np.arange(len(tokens))
     count = np.maximum(tokenizer.bases[tokens], 1)
     owner = np.repeat(np.arange(len(tokens)), count)

@@ -53,21 +53,20 @@ def write_index(
     """index.parquet, places.npy, and the tokens of every source where a token is not a base; returns the runs."""
     import pyarrow.parquet as pq
 
-    plain = tokenizer.kind in ("nucleotide", "byte")
     places: list[np.ndarray] = []
     runs: list[dict[str, Any]] = []
     row = 0
     total = sum(int((own.end - own.begin).sum()) for own in chosen)
     with (
         pq.ParquetWriter(folder / INDEX, _schema(), compression="lz4", use_dictionary=_FEW) as table,
-        Progress(total, "bases", "writing tokens" if not plain else "writing the index") as progress,
+        Progress(total, "bases", "writing the index" if tokenizer.plain else "writing tokens") as progress,
         ThreadPoolExecutor(1) as beside,  # writes while the next rows are made
     ):
         writing: list[Future[None]] = []
         for source, shard, own in zip(config.data.sources, shards, chosen, strict=True):
             order = np.argsort(own.split, kind="stable")
             begin, end, joined, split = own.begin[order], own.end[order], own.joined[order], own.split[order]
-            if plain:
+            if tokenizer.plain:
                 offset, length = begin, end - begin
                 progress.update(int(length.sum()))
             else:

@@ -263,7 +263,7 @@ class TokenStore:
     def tokens(self, source: str) -> np.ndarray:
         """All tokens of a source as they lie on disk, memory-mapped; ``places`` says what they are."""
         if source not in self._tokens:
-            if self.tokenizer.kind in ("nucleotide", "byte"):
+            if self.tokenizer.plain:
                 self._tokens[source] = self.shard(source).codes
             else:
                 path = shard_path(self.path / SHARDS, source, TOKENS)

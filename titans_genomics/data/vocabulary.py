@@ -83,6 +83,11 @@ class Tokenizer(ABC):
         self.scored = np.array(clean, dtype=bool) & (self.bases > 0)
 
     @property
+    def plain(self) -> bool:
+        """Whether tokens are the codes themselves, so that a store needs none beside its bases."""
+        return self.kind in ("nucleotide", "byte")
+
+    @property
     def one_base(self) -> bool:
         """Whether every token but the special ones newly stands for exactly one base."""
         return bool((self.bases <= 1).all())

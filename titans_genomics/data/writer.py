@@ -7,7 +7,6 @@ the next attempt goes on from them, and a store is rewritten only where a source
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -94,7 +93,7 @@ def tokenize(config: Config, out: Path, jobs: int | None = None) -> dict[str, An
             _read_all(config, kinds, folder / SHARDS, before and before / SHARDS, jobs)
             return _finish(config, folder)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in store_folder.FULL:
             raise
         raise OSError(
             f"{out}: no room to write the token store ({os.strerror(error.errno)}). It needs about one byte per base; free "
@@ -184,9 +183,7 @@ def _read(
     dropped: Counter[str] = Counter()
     writer = ShardWriter(shards, source.label, what(kind, config.data))
     try:
-        with ThreadPoolExecutor(
-            1, thread_name_prefix="writer"
-        ) as beside:  # one batch is written while the next is read
+        with ThreadPoolExecutor(1) as beside:  # one batch is written while the next is read
             written: Future[None] | None = None
             for batch in _batches(source, kind, config, shards, dropped, advance):
                 advance(None)
@@ -275,7 +272,7 @@ def _finish(config: Config, folder: Path) -> dict[str, Any]:
         for source, shard, own in zip(sources, shards, chosen, strict=True)
     ]
     files = [INDEX, PLACES, TOKENIZER]
-    if tokenizer.kind not in ("nucleotide", "byte"):
+    if not tokenizer.plain:
         files += [f"{SHARDS}/{shard_path(folder, source.label, TOKENS).name}" for source in sources]
     digest = hashlib.sha256()
     for name in (PLACES, TOKENIZER):
