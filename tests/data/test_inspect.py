@@ -11,7 +11,10 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pysam
 import pytest
+from bad_files import GENOME, converted, good, sam, sam_line
+from Bio import SeqIO
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from making import make_bam, random_bases, tokenized, write_fasta
@@ -83,6 +86,33 @@ def test_what_was_read_is_written_back(tmp_path_factory, records, piece):
     tokenized(folder / "s", path, min_contig=1, max_n=1, split=WHOLE)
     with mock.patch.object(dump, "_PIECE", piece):
         assert fasta_records(dumped(folder / "s")) == list(named.items())
+
+
+def independently(path: Path, kind: str) -> list[tuple[str, str]]:
+    """Names and sequences of a file as Biopython or htslib reads them, reads as sequenced."""
+    if kind in ("bam", "cram"):
+        reference = path.with_name("genome.fa")
+        with pysam.AlignmentFile(str(path), check_sq=False, reference_filename=str(reference)) as reads:
+            return [(read.query_name, read.get_forward_sequence()) for read in reads.fetch(until_eof=True)]
+    with path.open("rb" if kind == "2bit" else "r") as handle:
+        form = {"2bit": "twobit"}.get(kind, kind)
+        return [(record.id, str(record.seq)) for record in SeqIO.parse(handle, form)]
+
+
+@pytest.mark.parametrize("kind", ["fasta", "gzip", "bgzf", "fastq", "genbank", "embl", "2bit", "bam", "cram"])
+def test_every_format_is_written_back(tmp_path, kind):
+    genome = write_fasta(tmp_path / "genome.fa", GENOME)
+    lines = [sam_line(f"r{i}", 16 * (i % 2), start=60 * i, bases=GENOME["chr1"][60 * i :][:120]) for i in range(12)]
+    path = tmp_path / "x"
+    if kind in ("bam", "cram"):
+        path.write_bytes(converted(sam(*lines), f"w{kind[0]}", genome))
+    else:
+        path.write_bytes(good(kind))
+    source = {"path": str(path)} | ({"reference": str(genome)} if kind == "cram" else {})
+    tokenized(tmp_path / "tokens", source, min_contig=1, reads={"min_length": 1}, split=WHOLE)
+    expected = list(GENOME.items()) if kind in ("gzip", "bgzf") else independently(path, kind)
+    assert len(expected) >= 2
+    assert fasta_records(dumped(tmp_path / "tokens")) == expected
 
 
 def test_a_mask_that_was_not_recorded_is_not_written(fasta, tmp_path):
