@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from titans_genomics.config import SourceConfig
+from titans_genomics.data.bgzf import GZIP_MAGIC
 
 Kind = Literal["fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"]
 
 HEAD = 1 << 16
 """Bytes of a file, decompressed, that are looked at before it is read."""
 
-_GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _TWOBIT = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")  # little and big endian
 _NEEDED = "a FASTA, FASTQ, GenBank, EMBL, 2bit, BAM or CRAM file is needed"
@@ -32,7 +32,7 @@ _BINARY = (
     *((b"BZh%d1AY&SY" % level, f"compressed with bzip2. {_DECOMPRESS}") for level in range(1, 10)),
     (b"\x04\x22\x4d\x18", f"compressed with lz4. {_DECOMPRESS}"),
     (b"\x1f\x9d", f"compressed with compress (.Z). {_DECOMPRESS}"),
-    (_GZIP, "compressed with gzip twice. Decompress it once"),
+    (GZIP_MAGIC, "compressed with gzip twice. Decompress it once"),
     (b"7z\xbc\xaf\x27\x1c", f"a 7z archive. {_UNPACK}"),
     (b"Rar!\x1a", f"a rar archive. {_UNPACK}"),
     (b"PK\x05\x06", "a zip archive with nothing in it"),
@@ -158,7 +158,7 @@ def read_head(path: Path) -> bytes:
             head = handle.read(HEAD)
         if not head.strip():
             raise ValueError(f"{path}: the file is empty")
-        if head.startswith(_GZIP):
+        if head.startswith(GZIP_MAGIC):
             with gzip.open(path) as stream:
                 head = stream.read(HEAD)
             if not head.strip():
@@ -176,7 +176,7 @@ def read_head(path: Path) -> bytes:
 
 def _compressed(path: Path) -> bool:
     with path.open("rb") as handle:
-        return handle.read(2) == _GZIP
+        return handle.read(2) == GZIP_MAGIC
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:

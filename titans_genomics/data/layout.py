@@ -6,7 +6,6 @@ array operation serves all its contigs.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -406,6 +405,6 @@ def _note(left_out: dict[str, Any], reason: str, bases: Any, count: Any = None, 
         left_out[reason] = {"bases": int(bases)} | ({} if count is None else {unit: int(count)})
 
 
-def merge_dropped(dropped: Counter[str], left_out: dict[str, Any]) -> dict[str, int]:
+def merge_dropped(dropped: dict[str, int], left_out: dict[str, Any]) -> dict[str, int]:
     """Records dropped by the reader and by the choice, by reason."""
-    return dict(dropped.most_common()) | {r: e["records"] for r, e in left_out.items() if e.get("records")}
+    return dropped | {r: e["records"] for r, e in left_out.items() if e.get("records")}

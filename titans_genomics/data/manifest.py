@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,7 +96,7 @@ def describe(
         "soft_masked": facts["soft_masked"],
         "records": facts["what"],
         "kept": facts["records"] - sum(entry.get("records", 0) for entry in own.left_out.values()),
-        "dropped": merge_dropped(Counter(facts["dropped"]), own.left_out),
+        "dropped": merge_dropped(facts["dropped"], own.left_out),
         "left_out": own.left_out,
         "shortest": facts["shortest"],
         "longest": facts["longest"],

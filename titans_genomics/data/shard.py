@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -321,8 +320,3 @@ def _joined(intervals: list[np.ndarray]) -> np.ndarray:
     joined = np.concatenate(intervals)
     apart = joined[1:, 0] > joined[:-1, 1]
     return np.stack([joined[np.append(True, apart), 0], joined[np.append(apart, True), 1]], axis=1)
-
-
-def dropped_facts(dropped: Counter[str]) -> dict[str, int]:
-    """Reasons and counts, the most frequent first."""
-    return dict(dropped.most_common())

@@ -35,7 +35,6 @@ from titans_genomics.data.shard import (
     TOKENS,
     Shard,
     ShardWriter,
-    dropped_facts,
     reusable,
     shard_path,
     take_over,
@@ -192,7 +191,7 @@ def _read(
                 written = beside.submit(writer.add, batch)
             if written is not None:
                 written.result()
-        facts = made_with | file.facts() | md5 | {"kind": kind, "dropped": dropped_facts(dropped)}
+        facts = made_with | file.facts() | md5 | {"kind": kind, "dropped": dict(dropped.most_common())}
         file.check_unchanged()
         if reference is not None:
             facts |= {"reference": reference.facts()}
