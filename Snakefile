@@ -1,7 +1,6 @@
-# Titans for genomes: tokenize -> train -> evaluate -> downstream -> report.
+# Titans for genomes: tokenize -> train -> evaluate -> measure downstream -> report.
 #
 #   snakemake --configfile configs/default.yaml
-#
 # One YAML drives a run; its schema is titans_genomics/config.py, its results go to results/RUN/.
 
 from snakemake.utils import min_version
@@ -17,6 +16,8 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/tokenize.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/downstream.smk"
+include: "workflow/rules/ablations.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -25,6 +26,9 @@ localrules:
     settings,
     fetch,
     inspect,
+    table,
+    downstream,
+    ablations,
     report,
 
 

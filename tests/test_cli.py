@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("tokenize", "train", "evaluate", "downstream", "report")
+STAGES = ("tokenize", "train", "evaluate", "species", "needle", "variants", "report")
+DOWNSTREAM = ("prepare", "fit", "score", "table", "run")
 
 
 def run(*arguments, cwd=ROOT):
@@ -37,6 +38,12 @@ def test_help_teaches():
         text = run(stage, "--help").stdout
         assert f"Example: titans-genomics {stage} --config" in text
         assert "Default: results/RUN" in " ".join(text.split())
+    text = run("downstream", "--help").stdout
+    for command in ("list", *DOWNSTREAM):
+        assert command in text
+    for command in DOWNSTREAM[:3]:
+        text = " ".join(run("downstream", command, "--help").stdout.split())
+        assert f"Example: titans-genomics downstream {command} --config" in text
 
 
 def test_version():
@@ -84,11 +91,30 @@ def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
     config = tmp_path / "c.yaml"
     config.write_text(
         f"run: x\ndata: {{sources: [{{path: {genome}}}]}}\n"
-        f"downstream: {{species: [{{species: A, path: {genome}}}, {{species: B, path: {genome}}}]}}\n"
+        f"species: {{classes: [{{species: A, path: {genome}}}, {{species: B, path: {genome}}}]}}\n"
+        f"needle: {{lengths: [256]}}\nvariants: {{sets: [{{path: {genome}}}]}}\n"
     )
     message = fails(stage, "--config", config, cwd=tmp_path)
     assert "titans-genomics" in message.split("error:")[1], "names the command to run first"
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [("species", "species.classes"), ("needle", "needle.lengths"), ("variants", "variants.sets")],
+)
+def test_a_task_that_the_config_does_not_ask_for_says_what_to_add(tmp_path, stage, key):
+    (tmp_path / "c.yaml").write_text("run: x\ndata: {sources: [{path: g.fa}]}\n")
+    assert f"c.yaml: {key} is empty; " in fails(stage, "--config", "c.yaml", cwd=tmp_path)
+
+
+def test_suites_are_listed_with_the_metric_of_each_dataset():
+    lines = run("downstream", "list").stdout.splitlines()
+    assert "genomic_benchmarks: GenomicBenchmarks" in lines
+    assert "  human_nontata_promoters (accuracy)" in lines
+    assert "  gue_prom_300_all (mcc)" in lines
+    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert len(names) == len(set(names)) == 8 + 18 + 18 + 28
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -142,7 +168,9 @@ def test_fetch_names_the_sources_that_there_are(tmp_path):
 
 
 def test_wrong_model_arguments():
-    assert "choose titans or transformer" in fails("train", "--config", "configs/tiny.yaml", "--model", "lstm")
+    assert "--model lstm: choose titans, transformer" in fails(
+        "train", "--config", "configs/tiny.yaml", "--model", "lstm"
+    )
     assert "expected NAME=DIR" in fails("evaluate", "--config", "configs/tiny.yaml", "--model", "results")
 
 

@@ -23,13 +23,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Titans long-term memory models for genomes, from FASTA and BAM to a report.\n\n"
-    "The stages, in order: tokenize, train, evaluate, downstream, report. Each reads the YAML config and what the "
-    "stages before it left in results/RUN/, and writes there too; --out and its like name other places. "
+    "The stages, in order: tokenize, train, evaluate, species, downstream, needle, variants, report. Each reads the YAML config "
+    "and what the stages before it left in results/RUN/, and writes there too; --out and its like name other places. "
     "Snakemake runs the same commands and repeats only what a changed setting touches: "
     "snakemake --configfile configs/default.yaml",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check a config, show it with every default, or print its schema.")
 app.add_typer(config_app, name="config")
+downstream_app = typer.Typer(
+    no_args_is_help=True,
+    help="Labelled datasets and benchmark suites: prepare, fit, score, table; or `run` for all of them.",
+)
+app.add_typer(downstream_app, name="downstream")
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The run's YAML, for example configs/default.yaml.")
@@ -152,7 +157,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the trained model. Default: results/RUN/train/MODEL.")
     ] = None,
-    model: Annotated[str, typer.Option(metavar="MODEL", help="titans, or transformer for the baseline.")] = "titans",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL", help="titans, transformer for the baseline, or a name in the config's `compare`."
+        ),
+    ] = "titans",
     resume: Annotated[bool, typer.Option(help="Go on from last.ckpt of a run with the same settings.")] = True,
 ) -> None:
     """Train on a token store.
@@ -163,9 +173,9 @@ def train(
 
     Example: titans-genomics train --config configs/default.yaml
     """
-    if model not in ("titans", "transformer"):
-        raise ValueError(f"--model {model}: choose titans or transformer")
     settings = load_config(config)
+    if model not in ("titans", "transformer", *settings.compare):
+        raise ValueError(f"--model {model}: choose {', '.join(['titans', 'transformer', *settings.compare])}")
     from titans_genomics.training import train as run
 
     out = out or settings.folder / "train" / model
@@ -196,45 +206,260 @@ def evaluate(
     from titans_genomics.evaluation import evaluate as run
 
     out = out or settings.folder / "evaluate" / "evaluate.json"
-    names = ["titans", "transformer"] if settings.train.transformer else ["titans"]
-    models = {name: settings.folder / "train" / name for name in names}
-    if model:
-        models = {}
-        for entry in model:
-            name, equals, folder = entry.partition("=")
-            if not (name and equals and folder):
-                raise ValueError(f"--model {entry}: expected NAME=DIR, for example titans=results/default/train/titans")
-            models[name] = Path(folder)
-    run(settings, _store(settings, store), models, out)
+    run(settings, _store(settings, store), _models(settings, model), out)
     _wrote(out)
 
 
 @app.command()
-def downstream(
+def species(
     config: ConfigFile,
     store: Store = None,
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Trained model. Default: results/RUN/train/titans.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/downstream/species.json.")
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/species/species.json.")
     ] = None,
 ) -> None:
     """Which species does a sequence come from?
 
     A linear probe on frozen embeddings of the model, against logistic regression on k-mer counts, on regions that are
-    disjoint between train and test; classes, lengths and seeds stand in the config's `downstream` section.
+    disjoint between train and test; classes, lengths and seeds stand in the config's `species` section.
 
-    Example: titans-genomics downstream --config configs/default.yaml
+    Example: titans-genomics species --config configs/default.yaml
     """
     settings = load_config(config)
     from titans_genomics.tasks.species import species as run
 
-    if not settings.downstream.species:
-        raise ValueError(f"{config}: downstream.species is empty; list two or more classes to run this stage")
-    out = out or settings.folder / "downstream" / "species.json"
+    if not settings.species.classes:
+        raise ValueError(f"{config}: species.classes is empty; list two or more classes to run this stage")
+    out = out or settings.folder / "species" / "species.json"
     run(settings, _store(settings, store), model or settings.folder / "train" / "titans", out)
     _wrote(out)
+
+
+Dataset = Annotated[
+    str, typer.Option("--dataset", metavar="NAME", help="A dataset of the config, or of a benchmark suite.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="titans, transformer, a name in `compare`, or none for cnn and kmer."
+    ),
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="METHOD", help="finetune, lora, scratch, probe, knn, cnn or kmer.")
+]
+
+
+@downstream_app.command("list")
+def downstream_list() -> None:
+    """The benchmark suites, their datasets, and the metric of each."""
+    from titans_genomics.suites import SUITES
+
+    for suite in SUITES.values():
+        typer.echo(f"{suite.name}: {suite.title}")
+        for dataset in suite.datasets:
+            typer.echo(f"  {dataset.name} ({dataset.metric})")
+
+
+@downstream_app.command("prepare")
+def downstream_prepare(config: ConfigFile, dataset: Dataset) -> None:
+    """Read a labelled dataset, check it, and look for its test sequences in its training set.
+
+    A benchmark's official copy is looked for in the config's downstream.folder, and downloaded when it is not there.
+
+    Example: titans-genomics downstream prepare --config configs/default.yaml --dataset human_nontata_promoters
+    """
+    settings = load_config(config)
+    from titans_genomics.data.labelled import prepare
+
+    out = _dataset_folder(settings, dataset) / "data"
+    for warning in prepare(settings, dataset, out)["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    _wrote(out)
+
+
+@downstream_app.command("intervals")
+def downstream_intervals(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Interval lists of GenomicBenchmarks: FOLDER/train/CLASS.csv.gz and test/."
+        ),
+    ],
+) -> None:
+    """How many test intervals of a benchmark lie on training intervals, at least by half, and verbatim; as JSON.
+
+    Needs no sequences: the interval lists lie in the folder datasets/NAME of the repository of GenomicBenchmarks.
+
+    Example: titans-genomics downstream intervals genomic_benchmarks/datasets/human_nontata_promoters
+    """
+    from titans_genomics.data.intervals import interval_leaks
+
+    typer.echo(json.dumps(interval_leaks(folder), indent=2))
+
+
+@downstream_app.command("fit")
+def downstream_fit(
+    config: ConfigFile,
+    dataset: Dataset,
+    method: MethodOption,
+    trial: Annotated[
+        str, typer.Option(metavar="TRIAL", help="Learning rate and batch size, such as lr0.001-batch128.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the validation draw, new weights and order.")],
+    model: ModelOption = "none",
+    store: Store = None,
+) -> None:
+    """Train one model on one dataset: one trial, one seed. Goes on where a killed one stopped.
+
+    Example: titans-genomics downstream fit --config my.yaml --dataset promoters --method finetune --model titans --trial lr0.001-batch128 --seed 0
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.finetune import fit
+
+    folder = _dataset_folder(settings, dataset)
+    trained = settings.folder / "train" / model if method in ("finetune", "lora") else None
+    out = folder / method / model / trial / f"seed{seed}"
+    fit(settings, _store(settings, store), folder / "data", trained, method, model, trial, seed, out)
+    _wrote(out)
+
+
+@downstream_app.command("score")
+def downstream_score(
+    config: ConfigFile, dataset: Dataset, method: MethodOption, model: ModelOption = "none", store: Store = None
+) -> None:
+    """Choose on validation, then read the test set once: scores of every seed, intervals, predictions.
+
+    Fitted methods need all their fits before; probe, knn and kmer are fitted here, on embeddings that are computed once.
+
+    Example: titans-genomics downstream score --config my.yaml --dataset promoters --method probe --model titans
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.score import score
+
+    folder = _dataset_folder(settings, dataset)
+    score(settings, _store(settings, store), folder, settings.folder / "train", method, model)
+    _wrote(folder / method / model / "score.json")
+
+
+@downstream_app.command("table")
+def downstream_table(config: ConfigFile, dataset: Dataset) -> None:
+    """All rows of one dataset, and the published ones beside them."""
+    settings = load_config(config)
+    from titans_genomics.tasks.tables import table, text
+
+    folder = _dataset_folder(settings, dataset)
+    typer.echo(text(table(settings, folder)))
+    _wrote(folder / "table.json")
+
+
+@downstream_app.command("run")
+def downstream_run(
+    config: ConfigFile,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Dataset or suite; may be repeated. Default: those of the config."),
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Everything for one or more datasets, one step after the other: what Snakemake would do, without it.
+
+    Steps that are done with the same settings are not repeated.
+
+    Example: titans-genomics downstream run --config configs/default.yaml --dataset genomic_benchmarks
+    """
+    settings = load_config(config)
+    from titans_genomics.suites import find
+    from titans_genomics.tasks.run import run
+
+    own = [entry.key for entry in settings.downstream.datasets]
+    names = [
+        n for name in dataset or settings.datasets for n in ([name] if name in own else [d.name for d in find(name)])
+    ]
+    if not names:
+        raise ValueError(
+            f"{config}: downstream names no dataset; list some under downstream.datasets or .suites, or give --dataset"
+        )
+    for name in dict.fromkeys(names):
+        typer.echo(run(settings, name, _store(settings, store)))
+
+
+@app.command()
+def needle(
+    config: ConfigFile,
+    store: Store = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/needle/needle.json.")
+    ] = None,
+) -> None:
+    """Needle in a genome: how far back is something that was read once still recalled?
+
+    A motif with a payload is planted in held-out sequence; after 1 kb, 16 kb, 1 Mb ... the motif is shown again and the payload
+    asked for. Streams at constant memory; lengths and depths stand in the config's `needle` section.
+
+    Example: titans-genomics needle --config configs/default.yaml
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.needle import needle as run
+
+    if not settings.needle.lengths:
+        raise ValueError(
+            f"{config}: needle.lengths is empty; give lengths in bases, such as [1024, 16384], to run this stage"
+        )
+    out = out or settings.folder / "needle" / "needle.json"
+    run(settings, _store(settings, store), _models(settings, model), out)
+    _wrote(out)
+
+
+@app.command()
+def variants(
+    config: ConfigFile,
+    store: Store = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/variants/variants.json.")
+    ] = None,
+) -> None:
+    """Labelled sequence variants, zero-shot: the log-likelihood of the alternative minus that of the reference.
+
+    Sets of variants stand in the config's `variants` section: columns ref, alt and label.
+
+    Example: titans-genomics variants --config configs/default.yaml
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.variants import variants as run
+
+    if not settings.variants.sets:
+        raise ValueError(
+            f"{config}: variants.sets is empty; list files with columns ref, alt and label to run this stage"
+        )
+    out = out or settings.folder / "variants" / "variants.json"
+    run(settings, _store(settings, store), _models(settings, model), out)
+    _wrote(out)
+
+
+@app.command("ablations")
+def ablations_table(config: ConfigFile) -> None:
+    """All models of a run in one table, beside the paper's Table 5: what each part of Titans is worth.
+
+    Reads what train, evaluate, downstream and needle left of the models in the config's `compare` section.
+
+    Example: titans-genomics ablations --config configs/ablations.yaml
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.ablations import ablations, text
+
+    typer.echo(text(ablations(settings, settings.folder)))
+    _wrote(settings.folder / "ablations.json")
 
 
 @app.command()
@@ -262,6 +487,31 @@ def report(
     _wrote(out / "report.html")
 
 
+@app.command("results")
+def results_page(
+    config: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="The YAML of one or more finished runs.")],
+    page: Annotated[
+        Path, typer.Option(metavar="FILE", help="Markdown page with the marks results:begin and results:end.")
+    ] = Path("docs/results.md"),
+) -> None:
+    """Put the results of finished runs on a page of Markdown, to be kept with the code.
+
+    What each run measured is kept beside the page as JSON, in the folder of the page's name; the page shows all that lie there.
+
+    Example: titans-genomics results configs/benchmarks.yaml configs/ablations.yaml
+    """
+    from titans_genomics.report.results_page import collect_results, write_page
+
+    kept = page.with_suffix("")
+    for path in config:
+        settings = load_config(path)
+        out = kept / f"{settings.run}.json"
+        collect_results(path, settings, settings.folder, out)
+        _wrote(out)
+    write_page(sorted(kept.glob("*.json")), page)
+    _wrote(page)
+
+
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.")]) -> None:
     """Is this config valid, and are its files there and what they should be?
@@ -280,7 +530,7 @@ def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YA
         for source in settings.data.sources  # those with a URL may be yet to be downloaded
     ]
     check_kinds(settings.data, kinds)
-    for source in settings.downstream.files():
+    for source in settings.species.files():
         check_source(source, settings.data)
     typer.echo(f"{file}: valid; results go to {settings.folder}/")
 
@@ -307,6 +557,30 @@ def config_schema(
 
 def _store(settings: Config, store: Path | None) -> Path:
     return store or settings.folder / "tokens"
+
+
+def _models(settings: Config, given: list[str] | None) -> dict[str, Path]:
+    """Folders of trained models by name: those of the run, or NAME=DIR as given."""
+    if not given:
+        return {name: settings.folder / "train" / name for name in settings.models}
+    models = {}
+    for entry in given:
+        name, equals, folder = entry.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--model {entry}: expected NAME=DIR, for example titans=results/default/train/titans")
+        models[name] = Path(folder)
+    return models
+
+
+def _dataset_folder(settings: Config, dataset: str) -> Path:
+    """Where everything of a dataset is written; ValueError when there is no such dataset."""
+    from titans_genomics.suites import find
+
+    if dataset not in [entry.key for entry in settings.downstream.datasets]:
+        found = find(dataset)
+        if [entry.name for entry in found] != [dataset]:
+            raise ValueError(f"--dataset {dataset}: is a suite; name one of {', '.join(entry.name for entry in found)}")
+    return settings.folder / "downstream" / dataset
 
 
 def _wrote(path: Path) -> None:

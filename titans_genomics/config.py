@@ -1,7 +1,7 @@
 """The one schema of a run: every key of the YAML, its unit, its range and its default.
 
-A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``, ``downstream``,
-``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
+A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``, ``species``, ``downstream``, ``needle``,
+``variants``, ``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
 ``--help`` stay quick.
 """
 
@@ -26,10 +26,23 @@ from titans_genomics.config_data import (
     TokenizerConfig,
     check_kinds,
 )
+from titans_genomics.config_downstream import (
+    DatasetConfig,
+    DownstreamConfig,
+    FinetuneConfig,
+    HubConfig,
+    NeedleConfig,
+    SpeciesClass,
+    SpeciesConfig,
+    VariantsConfig,
+    VariantSetConfig,
+)
+from titans_genomics.suites import SUITES, find
 
 __all__ = [
-    "STAGES", "Config", "DataConfig", "DownstreamConfig", "EvaluateConfig", "LeaksConfig", "ReadsConfig", "ReportConfig",
-    "SourceConfig", "SpeciesConfig", "SplitConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "WandbConfig",
+    "STAGES", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig", "HubConfig",
+    "LeaksConfig", "NeedleConfig", "ReadsConfig", "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig",
+    "TitansConfig", "TokenizerConfig", "TrainConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
     "check_kinds", "check_run", "load_config", "parse_config", "stage_settings",
 ]  # fmt: skip
 
@@ -172,6 +185,10 @@ class TrainConfig(Section):
         10, ge=1, description="non-finite steps in a row (each is skipped and counted) after which training stops"
     )
     transformer: bool = Field(False, description="also train a Transformer of the same size on the same windows")
+    equal_parameters: bool = Field(
+        True,
+        description="the SwiGLU of the models of compare is made wider or narrower, so that all have as many parameters as model",
+    )
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
 
     @model_validator(mode="after")
@@ -187,7 +204,7 @@ class TrainConfig(Section):
         return self
 
 
-# ------------------------------------------------------------------------------ evaluate, downstream
+# ------------------------------------------------------------------------------------------ evaluate
 
 
 class EvaluateConfig(Section):
@@ -220,55 +237,6 @@ class EvaluateConfig(Section):
         return orders
 
 
-class SpeciesConfig(Section):
-    """One class of the species task."""
-
-    species: str = Field(min_length=1, description="the class")
-    path: Path | None = Field(
-        None, description="FASTA or GenBank file; null: the held-out split of the source named in `source`"
-    )
-    source: Name | None = Field(
-        None, description="a name of data.sources whose held-out (test) tokens are used instead of a file"
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> SpeciesConfig:
-        if (self.path is None) == (self.source is None):
-            raise ValueError(f"species {self.species!r} needs either path or source")
-        return self
-
-
-class DownstreamConfig(Section):
-    """Which species does a sequence come from? Linear probe on frozen embeddings."""
-
-    species: tuple[SpeciesConfig, ...] = Field((), description="the classes, two or more; empty switches the task off")
-    length: int = Field(512, ge=16, description="sequence length, bases")
-    per_class: int = Field(300, ge=10, description="sequences per class, train and test together")
-    test: float = Field(0.3, gt=0, lt=1, description="share of each class's regions that is held out for the test")
-    region: int = Field(
-        16_384, ge=64, description="contiguous regions of this many bases go to train or test as a whole"
-    )
-    kmer: int = Field(4, ge=1, le=8, description="k of the k-mer logistic regression beside it")
-    pooling: Literal["mean", "last"] = Field("mean", description="how per-token states become one embedding")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one draw of sequences and one probe per seed")
-    bootstrap: int = Field(1000, ge=0, description="resamples for the 95% confidence intervals")
-
-    @model_validator(mode="after")
-    def _two(self) -> DownstreamConfig:
-        labels = [s.species for s in self.species]
-        if len(labels) == 1 or len(set(labels)) < len(labels):
-            raise ValueError("downstream.species needs two or more classes with different names")
-        if not 0 < round(self.per_class * self.test) < self.per_class:
-            raise ValueError(
-                f"test {self.test} of {self.per_class} sequences per class leaves none to train on or none to test on"
-            )
-        return self
-
-    def files(self) -> list[SourceConfig]:
-        """The classes that are read from files of their own."""
-        return [SourceConfig(path=entry.path, species=entry.species) for entry in self.species if entry.path]
-
-
 class ReportConfig(Section):
     """The HTML report."""
 
@@ -286,19 +254,26 @@ class Config(Section):
     results: Path = Field(Path("results"), description="folder of all results")
     data: DataConfig
     model: TitansConfig = Field(default_factory=TitansConfig)
+    compare: dict[Name, dict[str, Any]] = Field(
+        {},
+        description="further models, trained and measured on the same: a name, and the keys of model that are different, such as mac: {variant: mac}",
+    )
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    species: SpeciesConfig = Field(default_factory=SpeciesConfig)
     downstream: DownstreamConfig = Field(default_factory=DownstreamConfig)
+    needle: NeedleConfig = Field(default_factory=NeedleConfig)
+    variants: VariantsConfig = Field(default_factory=VariantsConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         names = {s.label for s in self.data.sources}
-        for entry in self.downstream.species:
-            if entry.source is not None and entry.source not in names:
-                raise ValueError(
-                    f"downstream.species: source {entry.source!r} is not one of data.sources ({', '.join(sorted(names))})"
-                )
+        for key, source in [("species.classes", entry.source) for entry in self.species.classes] + [
+            ("needle", self.needle.source)
+        ]:
+            if source is not None and source not in names:
+                raise ValueError(f"{key}: source {source!r} is not one of data.sources ({', '.join(sorted(names))})")
         if self.train.soft_mask_weight < 1 and (
             self.data.soft_mask != "keep" or self.data.tokenizer.kind != "nucleotide"
         ):
@@ -313,10 +288,66 @@ class Config(Section):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
 
+    @model_validator(mode="after")
+    def _models_agree(self) -> Config:
+        for name, changes in self.compare.items():
+            if name in RESERVED:
+                raise ValueError(f"compare.{name}: this name is taken; choose another than {', '.join(RESERVED)}")
+            strange = sorted(set(changes) - set(TitansConfig.model_fields))
+            if strange:
+                known = ", ".join(sorted(TitansConfig.model_fields))
+                raise ValueError(f"compare.{name}.{strange[0]}: unknown key; known here: {known}")
+            if "vocab_size" in changes:
+                raise ValueError(f"compare.{name}.vocab_size: all models of a run read the same tokens; leave it out")
+            try:
+                TitansConfig.model_validate(self.model.model_dump() | changes)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                key = ".".join(map(str, ("compare", name, *fault["loc"])))
+                raise ValueError(f"{key}: {fault['msg'].removeprefix('Value error, ')}") from None
+        for name in self.downstream.models or ():
+            if name not in self.models:
+                raise ValueError(f"downstream.models: {name!r} is not a model of this run ({', '.join(self.models)})")
+        for entry in self.downstream.hub:
+            if entry.name in self.models:
+                raise ValueError(
+                    f"downstream.hub: the name {entry.name!r} is that of a model of this run; choose another"
+                )
+        for name in self.downstream.suites:
+            find(name)
+        official = {dataset.name for suite in SUITES.values() for dataset in suite.datasets}
+        for dataset in self.downstream.datasets:
+            if dataset.key in official | set(SUITES):
+                raise ValueError(
+                    f"downstream.datasets: the name {dataset.key!r} is that of a benchmark; give the dataset another `name`, or list it "
+                    "under downstream.suites"
+                )
+        asked = {
+            "downstream": self.downstream.datasets or self.downstream.suites,
+            "needle": self.needle.lengths,
+            "variants": self.variants.sets,
+            "species": self.species.classes,
+        }
+        for section, there in asked.items():
+            if there and self.data.tokenizer.kind == "byte":
+                raise ValueError(f"{section}: sequences need a model of bases; data.tokenizer.kind byte reads text")
+        return self
+
     @property
     def folder(self) -> Path:
         """``results/RUN``, the folder of everything this run writes."""
         return self.results / self.run
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models that are trained: "titans" is the section ``model``."""
+        return ["titans", *(["transformer"] if self.train.transformer else []), *self.compare]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of the labelled datasets of this run: those of suites, then one's own."""
+        official = [dataset.name for name in self.downstream.suites for dataset in find(name)]
+        return list(dict.fromkeys(official)) + [dataset.key for dataset in self.downstream.datasets]
 
     def files(self) -> list[tuple[str, Path]]:
         """Every file that the run reads and that must be there, with the key that names it; downloads are not."""
@@ -330,20 +361,41 @@ class Config(Section):
                     found.append((f"data.sources.{i}.{key}", path))
         if self.data.tokenizer.path is not None:
             found.append(("data.tokenizer.path", self.data.tokenizer.path))
-        return found + [
-            (f"downstream.species.{i}.path", s.path) for i, s in enumerate(self.downstream.species) if s.path
-        ]
+        found += [(f"species.classes.{i}.path", s.path) for i, s in enumerate(self.species.classes) if s.path]
+        for i, dataset in enumerate(self.downstream.datasets):
+            found.append((f"downstream.datasets.{i}.path", dataset.path))
+            if dataset.test is not None:
+                found.append((f"downstream.datasets.{i}.test", dataset.test))
+        return found + [(f"variants.sets.{i}.path", entry.path) for i, entry in enumerate(self.variants.sets)]
 
 
-_ALWAYS = {"run", "seed", "results"}
+RESERVED = ("titans", "transformer", "markov", "uniform", "transitions", "none", "kmer", "cnn")
+"""Names that a model of ``compare`` cannot have."""
+
+_ALWAYS = {"run", "seed", "results", "data"}
+_MODELS = _ALWAYS | {"model", "compare", "train"}
 STAGES: dict[str, set[str]] = {
-    "tokenize": _ALWAYS | {"data"},
-    "train": _ALWAYS | {"data", "model", "train"},
-    "evaluate": _ALWAYS | {"data", "model", "train", "evaluate"},
-    "downstream": _ALWAYS | {"data", "model", "train", "downstream"},
+    "tokenize": _ALWAYS,
+    "train": _MODELS,
+    "evaluate": _MODELS | {"evaluate"},
+    "species": _MODELS | {"species"},
+    "prepare": _ALWAYS | {"downstream"},
+    "fit": _MODELS | {"downstream"},
+    "score": _MODELS | {"downstream"},
+    "needle": _MODELS | {"needle"},
+    "variants": _MODELS | {"variants"},
     "report": set(Config.model_fields),
 }
 """The sections that each stage depends on; a change in any other section leaves its results as they are."""
+
+_ROWS = {"methods", "models", "hub"}
+_FITTING = {"protocol", "validation", "pooling", "strands", "finetune"}
+_UNUSED = {
+    "prepare": _ROWS | _FITTING | {"kmer", "neighbours", "bootstrap", "seeds"},
+    "fit": _ROWS | {"kmer", "neighbours", "bootstrap", "seeds"},
+    "score": {"methods", "models"},
+}
+"""Keys of ``downstream`` that a stage does not depend on, or is told on its command line."""
 
 
 def check_run(config: Config) -> None:
@@ -352,11 +404,14 @@ def check_run(config: Config) -> None:
     Raises FileNotFoundError for an absent sequence file, ValueError for a held-out split of share 0 that a stage needs.
     """
     for key, path in config.files():
-        if not path.is_file():
+        folder_too = key.startswith("downstream.datasets.") and key.endswith(".path")
+        if not (path.is_file() or (folder_too and path.is_dir())):
             raise FileNotFoundError(f"{key}: {path} does not exist; paths are relative to {Path.cwd()}")
     needed = {"validation": "train", config.evaluate.split: "evaluate"}
-    if any(entry.source for entry in config.downstream.species):
-        needed["test"] = "downstream"
+    if any(entry.source for entry in config.species.classes):
+        needed["test"] = "species"
+    if config.needle.lengths:
+        needed["test"] = "needle"
     for split, stage in needed.items():
         if not getattr(config.data.split, split) and all(s.split != split for s in config.data.sources):
             raise ValueError(
@@ -364,9 +419,30 @@ def check_run(config: Config) -> None:
             )
 
 
-def stage_settings(config: Config, stage: str) -> dict[str, Any]:
-    """The part of ``config`` that ``stage`` depends on: a valid config by itself, as plain JSON values."""
-    return config.model_dump(mode="json", include=STAGES[stage])
+def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
+    """The part of ``config`` that ``stage`` depends on: a valid config by itself, as plain JSON values.
+
+    ``parts``: of train the model, of prepare the dataset, of fit and score both; what concerns only others is left out.
+    """
+    settings = config.model_dump(mode="json", include=STAGES[stage])
+    model = parts[-1] if parts and stage in ("train", "fit", "score") else None
+    if model is not None:
+        settings["train"]["transformer"] = model == "transformer"
+        settings["compare"] = {name: changes for name, changes in settings["compare"].items() if name == model}
+    if stage in _UNUSED:
+        downstream = {key: value for key, value in settings["downstream"].items() if key not in _UNUSED[stage]}
+        if stage == "fit":  # the trial is told on the command line
+            downstream["finetune"] = {k: v for k, v in downstream["finetune"].items() if k not in ("lr", "batch_size")}
+        if stage == "score":
+            downstream["hub"] = [entry for entry in downstream["hub"] if entry["name"] == model]
+        for entry in downstream["datasets"]:
+            del entry["published"]  # of the table alone
+        if parts:
+            known = [dataset.key for dataset in config.downstream.datasets]
+            own = [entry for key, entry in zip(known, downstream["datasets"], strict=True) if key == parts[0]]
+            downstream |= {"datasets": own, "suites": [] if own else [parts[0]]}
+        settings["downstream"] = downstream
+    return settings
 
 
 def parse_config(settings: dict[str, Any], origin: str) -> Config:

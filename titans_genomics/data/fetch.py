@@ -59,25 +59,47 @@ def fetch(source: SourceConfig) -> Path:
         if source.md5 is not None:
             check_md5(path, source.md5)
         return path
+    return download(path, source.url, source.md5, f"data.sources, source {source.label!r}")
+
+
+def download(path: Path, url: str, md5: str | None, what: str) -> Path:
+    """The path of a file that is downloaded from ``url`` unless it is there: resumed, checked, once, as `fetch` has it.
+
+    Parameters
+    ----------
+    path
+        Where the file belongs.
+    url
+        An address of the kinds that `fetch` knows.
+    md5
+        MD5 checksum that the file must have (32 hexadecimal digits); None: none is known.
+    what
+        What the file is for, as error messages put it in brackets.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `fetch`.
+    """
     part = _beside(path, ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    while not _in_place(source):
+    while not _in_place(path, url, md5):
         with part.open("ab") as handle:
-            _lock(handle, path)
+            lock(handle, path)
             if not part.exists() or not os.path.samestat(os.fstat(handle.fileno()), part.stat()):
                 continue  # another process completed or removed it while this one waited
             try:
-                if not _in_place(source):
-                    _download(source, handle, part)
+                if not _in_place(path, url, md5):
+                    _download(path, url, md5, what, handle, part)
                 return path
             except RefusedError as error:
                 hint = ""
-                if source.url.startswith("s3:"):
+                if url.startswith("s3:"):
                     hint = ". Fetch objects of private buckets by other means, such as `aws s3 cp`, and give the local path"
-                raise ValueError(f"{error} (data.sources, source {source.label!r}){hint}") from None
+                raise ValueError(f"{error} ({what}){hint}") from None
             except DroppedError as error:
                 raise OSError(
-                    f"{error} (data.sources, source {source.label!r}). Run it again to go on from there, or put the file at {path} by other means"
+                    f"{error} ({what}). Run it again to go on from there, or put the file at {path} by other means"
                 ) from None
             finally:
                 if not handle.tell():
@@ -106,13 +128,13 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}{ending}")
 
 
-def _in_place(source: SourceConfig) -> bool:
-    """Whether the file is there and is, as far as one can tell, the one that the config means."""
-    if not source.path.is_file():
+def _in_place(path: Path, url: str, md5: str | None) -> bool:
+    """Whether the file is there and is, as far as one can tell, the one that is meant."""
+    if not path.is_file():
         return False
-    if source.md5 is not None:
-        return _md5(source.path) == source.md5.lower()
-    return _recorded(_beside(source.path, ".json")).get("url", source.url) == source.url
+    if md5 is not None:
+        return _md5(path) == md5.lower()
+    return _recorded(_beside(path, ".json")).get("url", url) == url
 
 
 def _recorded(file: Path) -> dict[str, str]:
@@ -123,8 +145,8 @@ def _recorded(file: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _lock(handle: IO[bytes], path: Path) -> None:
-    """Wait until no other process has the partial file locked. File systems without locks are let pass."""
+def lock(handle: IO[bytes], path: Path) -> None:
+    """Wait until no other process has ``handle`` locked, to download ``path``. File systems without locks are let pass."""
     with suppress(OSError):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,12 +155,11 @@ def _lock(handle: IO[bytes], path: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX)
 
 
-def _download(source: SourceConfig, handle: IO[bytes], part: Path) -> None:
+def _download(path: Path, address: str, md5: str | None, what: str, handle: IO[bytes], part: Path) -> None:
     """Fill the partial file that ``handle`` has open and locked, check it and move it to its place."""
-    assert source.url is not None
-    path, side = source.path, _beside(source.path, ".part.json")
-    url, md5 = _resolve(source.url)
-    md5 = source.md5 or md5
+    side = _beside(path, ".part.json")
+    url, known = _resolve(address)
+    md5 = md5 or known
     with Progress(None, "bytes", f"downloading {path.name}") as progress:
         progress.resume_at(handle.tell())
 
@@ -157,10 +178,10 @@ def _download(source: SourceConfig, handle: IO[bytes], part: Path) -> None:
         part.unlink()
         side.unlink(missing_ok=True)
         raise ValueError(
-            f"{path}: the MD5 checksum of what {url} gave is {found}, expected {md5.lower()} (data.sources, source {source.label!r}). The download was removed: try again, or correct the checksum"
+            f"{path}: the MD5 checksum of what {url} gave is {found}, expected {md5.lower()} ({what}). The download was removed: try again, or correct the checksum"
         )
     part.replace(path)
-    _beside(path, ".json").write_text(json.dumps({"url": source.url}) + "\n")
+    _beside(path, ".json").write_text(json.dumps({"url": address}) + "\n")
     side.unlink(missing_ok=True)
 
 

@@ -3,7 +3,7 @@
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.memory import NeuralMemory
 from titans_genomics.models.state import State, load_state, save_state
-from titans_genomics.models.titans import LanguageModel, Titans, Transformer
+from titans_genomics.models.titans import LanguageModel, Titans, Transformer, with_parameters
 
 __all__ = [
     "LanguageModel",
@@ -14,4 +14,5 @@ __all__ = [
     "Transformer",
     "load_state",
     "save_state",
+    "with_parameters",
 ]

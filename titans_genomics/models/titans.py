@@ -146,3 +146,17 @@ class Transformer(LanguageModel):
             narrow = LanguageModel(config, CausalAttention, 1).parameter_count()
         more = round((wanted - narrow) / (3 * config.d_model * config.n_layers))
         super().__init__(config, CausalAttention, 1 + max(0, more))
+
+
+def with_parameters(config: TitansConfig, wanted: int) -> TitansConfig:
+    """The config of a Titans model whose SwiGLU is as wide as it takes for ``wanted`` parameters, to half a column of each block.
+
+    Raises ValueError when the rest of the model alone has more than ``wanted``.
+    """
+    column = 3 * config.d_model * config.n_layers
+    with torch.device("meta"):
+        narrow = Titans(config.model_copy(update={"ff_expansion": 1 / config.d_model})).parameter_count()
+    hidden = 1 + round((wanted - narrow) / column)
+    if hidden < 1:
+        raise ValueError(f"has {narrow:,} parameters without its SwiGLU, {wanted:,} are wanted")
+    return config.model_copy(update={"ff_expansion": hidden / config.d_model})

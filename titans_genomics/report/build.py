@@ -14,12 +14,16 @@ import yaml
 
 from titans_genomics import __version__
 from titans_genomics.config import Config
-from titans_genomics.report import plots, tables
+from titans_genomics.report import benchmarks, plots, tables, zero_shot
+from titans_genomics.report.needle_plot import heat_map
 
 STAGE_FILES = {
-    "data": ("tokens/manifest.json", "tokenize"),
-    "evaluate": ("evaluate/evaluate.json", "evaluate"),
-    "downstream": ("downstream/species.json", "downstream"),
+    "data": "tokens/manifest.json",
+    "evaluate": "evaluate/evaluate.json",
+    "species": "species/species.json",
+    "needle": "needle/needle.json",
+    "variants": "variants/variants.json",
+    "ablations": "ablations.json",
 }
 
 
@@ -31,7 +35,8 @@ def report(config: Config, folder: Path, out: Path) -> dict[str, Any]:
     config : Config
         The run.
     folder : Path
-        The folder of the run's results, with tokens/, train/, evaluate/ and, when the config asks, downstream/.
+        The folder of the run's results, with tokens/, train/, evaluate/ and what else the config asks for: species/, downstream/,
+        needle/, variants/, ablations.json.
     out : Path
         Where the two files go.
 
@@ -61,20 +66,42 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
 
     ``bits_per_base`` is its summary: held-out bits per base of uniform, Markov and each model, by source and overall.
     """
-    wanted = ["data", "evaluate"] + (["downstream"] if config.downstream.species else [])
-    stages = {key: _read(folder / STAGE_FILES[key][0], STAGE_FILES[key][1]) for key in wanted}
-    names = ["titans", "transformer"] if config.train.transformer else ["titans"]
+    asked = {
+        "data": True,
+        "evaluate": True,
+        "species": bool(config.species.classes),
+        "needle": bool(config.needle.lengths),
+        "variants": bool(config.variants.sets),
+        "ablations": bool(config.compare),
+    }
+    commands = {"data": "tokenize"}
+    stages = {
+        key: _read(folder / STAGE_FILES[key], commands.get(key, key)) if wanted else None
+        for key, wanted in asked.items()
+    }
     return {
         "run": config.run,
         "seed": config.seed,
         "version": __version__,
         "bits_per_base": _bits_per_base(stages["evaluate"]),
         "data": {key: value for key, value in stages["data"].items() if key not in ("config", "runs")},
-        "train": {name: _read(folder / "train" / name / "train.json", "train") for name in names},
+        "train": {
+            name: _read(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models
+        },
         "evaluate": stages["evaluate"],
-        "downstream": stages.get("downstream"),
+        "species": stages["species"],
+        "downstream": {name: _labelled(folder / "downstream" / name) for name in config.datasets} or None,
+        "needle": stages["needle"],
+        "variants": stages["variants"],
+        "ablations": stages["ablations"],
         "config": config.model_dump(mode="json"),
     }
+
+
+def _labelled(folder: Path) -> dict[str, Any]:
+    """The table.json of a dataset, with ``best``: confusion matrix and calibration of its best row."""
+    table = _read(folder / "table.json", f"downstream table --dataset {folder.name}")
+    return table | {"best": benchmarks.best_details(folder, table)}
 
 
 def _bits_per_base(evaluated: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -97,7 +124,9 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[str, float]]]) -> str:
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
-    evaluated, downstream = metrics["evaluate"], metrics["downstream"]
+    looks = plots.looks(config)
+    labels = {name: look.label for name, look in looks.items()}
+    evaluated, species, needle = metrics["evaluate"], metrics["species"], metrics["needle"]
     main = next(iter(evaluated["sources"].values()))
     guessing = main["uniform"]["bits_per_base"]
     references = {"uniform": guessing}
@@ -107,12 +136,13 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     ):  # else the curves are of a mixture that no Markov model was fitted on
         references["Markov (held out)"] = evaluated["sources"][learned[0]]["markov"]["bits_per_base"]
     drawn = {
-        "curves": plots.curves(curves, references),
-        "optimisation": plots.optimisation(curves),
+        "curves": plots.curves(curves, references, looks),
+        "optimisation": plots.optimisation(curves, looks),
         "gates": plots.gates(curves["titans"]),
-        "bars": plots.bars(tables.bar_groups(evaluated), guessing),
-        "context": plots.context(tables.context_lines(main), evaluated["train_context"]),
-        "scores": plots.scores(tables.score_points(downstream)) if downstream else None,
+        "bars": plots.bars(tables.bar_groups(evaluated, looks), guessing, looks),
+        "context": plots.context(tables.context_lines(main), evaluated["train_context"], looks),
+        "scores": _species_plot(species, looks) if species else None,
+        "needle": heat_map(needle, labels) if needle else None,
     }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("titans_genomics.report", "."),
@@ -125,6 +155,7 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         "percent": tables.percent,
         "number": tables.number,
         "duration": tables.duration,
+        "interval": tables.interval,
     }
     return environment.get_template("template.html").render(
         title=config.report.title or config.run,
@@ -133,17 +164,30 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         data=metrics["data"],
         config=config,
         dropped=tables.dropped(metrics["data"]),
-        training=tables.training(metrics["train"]),
-        heldout=tables.held_out(evaluated),
+        training=tables.training(metrics["train"], looks),
+        heldout=tables.held_out(evaluated, looks),
         heldout_text=tables.held_out_text(evaluated),
         context_source=next(iter(evaluated["sources"])),
         stretch=evaluated.get("stretch"),
-        downstream=tables.downstream(downstream, config) if downstream else None,
+        species=tables.species(species, config, looks) if species else None,
+        datasets=[
+            benchmarks.benchmark(i, table, looks) for i, table in enumerate((metrics["downstream"] or {}).values())
+        ],
+        needle_text=zero_shot.needle_text(needle, labels) if needle else None,
+        variants=zero_shot.variants(metrics["variants"], labels) if metrics["variants"] else [],
+        ablations=metrics["ablations"],
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),
         plots=drawn,
         version=__version__,
     )
+
+
+def _species_plot(result: dict[str, Any], looks: dict[str, plots.Look]) -> str:
+    """Accuracy at the only length, or by length."""
+    if len(result["lengths"]) == 1:
+        return plots.scores(tables.score_points(result, looks), looks)
+    return plots.scores_by_length(tables.score_lines(result, looks), result["chance"], looks)
 
 
 def _read(path: Path, stage: str) -> dict[str, Any]:

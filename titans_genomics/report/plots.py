@@ -6,17 +6,27 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from titans_genomics.config import Config
+
 INK = "#010203"
 """Stands for the page's own text colour; replaced by ``currentColor`` in the SVG."""
 
-COLOURS = {"titans": "#0f8b8d", "transformer": "#d17a00", "markov": "#8a63d2", "uniform": "#8c8c8c", "kmer": "#8a63d2"}
+COLOURS = {
+    "titans": "#0f8b8d", "transformer": "#d17a00", "markov": "#8a63d2", "uniform": "#8c8c8c", "kmer": "#8a63d2", "cnn": "#9c6b30",
+}  # fmt: skip
 """Readable on white and on near-black, and apart for colour-blind readers."""
+
+MORE = ("#c2456b", "#4f8f2f", "#3f7fd0", "#9c6b30", "#7d57a6", "#7a7a7a")
+"""Colours of the models of ``compare``; when there are more of them they come again with other dashes."""
+
+DASHES = ("-", "--", ":", "-.")
 
 LAYERS = ("#0f8b8d", "#d17a00", "#8a63d2", "#c2456b", "#4f8f2f", "#3f7fd0", "#9c6b30", "#7a7a7a")
 
@@ -42,7 +52,38 @@ STYLE = {
     "lines.linewidth": 1.6,
 }
 
-NAMES = {"titans": "Titans", "transformer": "Transformer", "markov": "Markov", "uniform": "uniform"}
+
+@dataclass(frozen=True)
+class Look:
+    """How a model, or what stands beside it, is shown everywhere in a report."""
+
+    label: str
+    colour: str
+    dash: str = "-"
+
+
+def looks(config: Config) -> dict[str, Look]:
+    """The look of each model of a run by its name, of models of the Hub, and of the baselines.
+
+    A model of ``compare`` of which only the variant is different is named by it, "Titans MAC"; any other by its own name.
+    """
+    found = {
+        "titans": Look(f"Titans {config.model.variant.upper()}", COLOURS["titans"]),
+        "transformer": Look("Transformer", COLOURS["transformer"]),
+        "markov": Look("Markov", COLOURS["markov"]),
+        "uniform": Look("uniform", COLOURS["uniform"]),
+        "kmer": Look("k-mers", COLOURS["kmer"]),
+        "cnn": Look("CNN", COLOURS["cnn"]),
+    }
+    others = [*config.compare, *(entry.name for entry in config.downstream.hub)]
+    for i, name in enumerate(others):
+        changes = config.compare.get(name, {})
+        own = f"Titans {changes['variant'].upper()}" if set(changes) == {"variant"} else label(name)
+        taken = {look.label for look in found.values()}
+        found[name] = Look(
+            own if own not in taken else f"{own} ({name})", MORE[i % len(MORE)], DASHES[(i // len(MORE)) % len(DASHES)]
+        )
+    return found
 
 
 def svg(figure: Figure, name: str, alt: str) -> str:
@@ -73,33 +114,37 @@ def axes(rows: int, columns: int, width: float, height: float, **keywords: Any) 
     return figure, figure.subplots(rows, columns, squeeze=False, **keywords)
 
 
-def curves(training: dict[str, list[dict[str, float]]], references: dict[str, float]) -> str:
+def curves(training: dict[str, list[dict[str, float]]], references: dict[str, float], looks: dict[str, Look]) -> str:
     """Bits per base over training tokens: every logged step, and validation as marked points.
 
     ``references`` are horizontal lines: name to bits per base.
     """
+    few = len(training) <= 3
     with mpl.rc_context(STYLE):
-        figure, grid = axes(1, 1, 7.2, 3.4)
+        figure, grid = axes(1, 1, 7.2, 3.4 if few else 4.4)
         ax: Axes = grid[0, 0]
         for model, rows in training.items():
+            look = looks[model]
             x, y = _column(rows, "tokens", "bits_per_base")
-            ax.plot(x, y, color=COLOURS[model], alpha=0.45, linewidth=1, label=f"{NAMES[model]}, training")
+            own = f"{look.label}, training" if few else None
+            ax.plot(x, y, color=look.colour, linestyle=look.dash, alpha=0.45 if few else 0.2, linewidth=1, label=own)
             x, y = _column(rows, "tokens", "val_bits_per_base")
-            ax.plot(x, y, color=COLOURS[model], marker="o", markersize=4, label=f"{NAMES[model]}, validation")
+            own = f"{look.label}, validation" if few else look.label
+            ax.plot(x, y, color=look.colour, linestyle=look.dash, marker="o", markersize=4, label=own)
         for name, bits in references.items():
-            ax.axhline(bits, color=COLOURS[name.split()[0].lower()], linestyle="--", linewidth=1.2, label=name)
+            ax.axhline(bits, color=looks[name.split()[0].lower()].colour, linestyle="--", linewidth=1.2, label=name)
         values = [v for rows in training.values() for v in _column(rows, "tokens", "bits_per_base")[1]]
         if values:
             low = min([*values, *references.values()])
             ax.set_ylim(low - 0.02, min(max(values), 2.1) + 0.02)
         ax.set_xlabel("training tokens")
-        ax.set_ylabel("bits per base")
-        ax.legend(ncols=2)
+        ax.set_ylabel("bits per base" if few else "bits per base (points: validation)")
+        _legend(ax, len(training))
         ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         return svg(figure, "curves", "Bits per base over training")
 
 
-def optimisation(training: dict[str, list[dict[str, float]]]) -> str:
+def optimisation(training: dict[str, list[dict[str, float]]], looks: dict[str, Look]) -> str:
     """Learning rate, gradient norm and speed over optimiser steps."""
     panels = (
         ("lr", "learning rate"),
@@ -110,12 +155,13 @@ def optimisation(training: dict[str, list[dict[str, float]]]) -> str:
         figure, grid = axes(1, 3, 10, 2.4)
         for ax, (key, title) in zip(grid[0], panels, strict=True):
             for model, rows in training.items():
-                ax.plot(*_column(rows, "step", key), color=COLOURS[model], label=NAMES[model])
+                look = looks[model]
+                ax.plot(*_column(rows, "step", key), color=look.colour, linestyle=look.dash, label=look.label)
             ax.set_title(title)
             ax.set_xlabel("optimiser step")
             if key != "lr":
                 ax.set_ylim(bottom=0)
-        if len(training) > 1:
+        if 1 < len(training) <= 3:  # more of them have their colours in the plot above
             grid[0, 0].legend()
         return svg(figure, "optimisation", "Learning rate, gradient norm and speed")
 
@@ -145,7 +191,9 @@ def gates(rows: list[dict[str, float]]) -> str | None:
         return svg(figure, "gates", "Gates and surprise per layer over training")
 
 
-def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]], guessing: float) -> str:
+def bars(
+    groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]], guessing: float, looks: dict[str, Look]
+) -> str:
     """Held-out bits per base. Bars hang from the bits of ``guessing``, 2: the longer, the more the model knows.
 
     Parameters
@@ -163,18 +211,23 @@ def bars(groups: dict[str, list[tuple[str, str, float, tuple[float, float] | Non
             height_ratios=[len(entries) + 0.4 for entries in groups.values()],
         )
         for ax, (source, entries) in zip(grid[:, 0], groups.items(), strict=True):
-            _hanging_bars(ax, entries, guessing)
+            _hanging_bars(ax, entries, guessing, looks)
             if len(groups) > 1:
                 ax.set_title(label(source, 80), fontweight="bold")
         grid[-1, 0].set_xlabel(f"bits per base; {guessing:g} is guessing, the further left the better")
         return svg(figure, "bars", "Held-out bits per base of each model")
 
 
-def _hanging_bars(ax: Axes, entries: list[tuple[str, str, float, tuple[float, float] | None]], guessing: float) -> None:
+def _hanging_bars(
+    ax: Axes,
+    entries: list[tuple[str, str, float, tuple[float, float] | None]],
+    guessing: float,
+    looks: dict[str, Look],
+) -> None:
     """Horizontal bars from ``guessing`` to the bits of each entry, with intervals and values."""
     lowest = highest = guessing
     for y, (_, kind, bits, interval) in enumerate(entries):
-        ax.barh(y, guessing - bits, left=bits, color=COLOURS[kind], height=0.72)
+        ax.barh(y, guessing - bits, left=bits, color=looks[kind].colour, height=0.72)
         low, high = interval or (bits, bits)
         ax.plot((low, high), [y, y], color=INK, linewidth=1.2)
         place, side, align = (low, -6, "right") if bits <= guessing else (high, 6, "left")
@@ -190,17 +243,20 @@ def _hanging_bars(ax: Axes, entries: list[tuple[str, str, float, tuple[float, fl
     ax.axvline(guessing, color=INK, linewidth=1)
 
 
-def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None) -> str:
+def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None, looks: dict[str, Look]) -> str:
     """Bits per base as a function of the position in the context (1-based, log axis).
 
-    ``lines`` maps "titans", "transformer", "markov" to (position, bits) pairs; ``trained_at`` marks the training context.
+    ``lines`` maps models and "markov" to (position, bits) pairs; ``trained_at`` marks the training context.
     """
     with mpl.rc_context(STYLE):
-        figure, grid = axes(1, 1, 7.2, 3.2)
+        figure, grid = axes(1, 1, 7.2, 3.2 if len(lines) <= 4 else 4.4)
         ax: Axes = grid[0, 0]
         for name, points in lines.items():
-            style = {"linestyle": "--", "linewidth": 1.2} if name == "markov" else {"marker": "o", "markersize": 3.5}
-            ax.plot([p for p, _ in points], [b for _, b in points], color=COLOURS[name], label=NAMES[name], **style)
+            look = looks[name]
+            style = {"linestyle": look.dash, "marker": "o", "markersize": 3.5}
+            if name == "markov":
+                style = {"linestyle": "--", "linewidth": 1.2}
+            ax.plot([p for p, _ in points], [b for _, b in points], color=look.colour, label=look.label, **style)
         if trained_at:
             ax.axvline(trained_at, color=INK, alpha=0.5, linestyle=":", linewidth=1.2)
             ax.annotate(
@@ -216,24 +272,59 @@ def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | N
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
         ax.set_xlabel("bases of context already read")
         ax.set_ylabel("bits per base")
-        ax.legend()
+        _legend(ax, len(lines))
         return svg(figure, "context", "Bits per base by context position")
 
 
-def scores(entries: Sequence[tuple[str, str, float, tuple[float, float] | None]]) -> str:
+def scores(entries: Sequence[tuple[str, str, float, tuple[float, float] | None]], looks: dict[str, Look]) -> str:
     """Accuracy of the species task: (label, kind, accuracy, 95% interval) as points with intervals."""
     with mpl.rc_context(STYLE):
         figure, grid = axes(1, 1, 7.2, 0.6 + 0.3 * len(entries))
         ax: Axes = grid[0, 0]
         for y, (_, kind, value, interval) in enumerate(entries):
             if interval:
-                ax.plot(interval, [y, y], color=COLOURS[kind], linewidth=2)
-            ax.plot(value, y, marker="o", color=COLOURS[kind], markersize=6)
+                ax.plot(interval, [y, y], color=looks[kind].colour, linewidth=2)
+            ax.plot(value, y, marker="o", color=looks[kind].colour, markersize=6)
         ax.set_yticks(range(len(entries)), [label for label, *_ in entries])
         ax.set_ylim(len(entries) - 0.5, -0.5)
         ax.set_xlim(right=1.005)
         ax.set_xlabel("accuracy")
         return svg(figure, "scores", "Accuracy of the species task")
+
+
+def scores_by_length(
+    lines: dict[str, tuple[str, list[tuple[int, float, tuple[float, float] | None]]]],
+    chance: float,
+    looks: dict[str, Look],
+) -> str:
+    """Accuracy of the species task by sequence length: kind to label and (bases, accuracy, 95% interval) points."""
+    with mpl.rc_context(STYLE):
+        figure, grid = axes(1, 1, 7.2, 3.2)
+        ax: Axes = grid[0, 0]
+        for kind, (text, points) in lines.items():
+            look = looks[kind]
+            for length, _, interval in points:
+                if interval:
+                    ax.plot([length, length], interval, color=look.colour, linewidth=2, alpha=0.5)
+            ax.plot([p[0] for p in points], [p[1] for p in points], color=look.colour, marker="o", label=text)
+        ax.axhline(chance, color=looks["uniform"].colour, linestyle="--", linewidth=1.2, label="chance")
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        lengths = sorted({length for _, points in lines.values() for length, *_ in points})
+        ax.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        ax.set_ylim(top=1.02)
+        ax.set_xlabel("bases of a sequence")
+        ax.set_ylabel("accuracy")
+        ax.legend()
+        return svg(figure, "scores", "Accuracy of the species task by sequence length")
+
+
+def _legend(ax: Axes, models: int) -> None:
+    """Within the axes; of many models beside them."""
+    if models <= 4:
+        ax.legend(ncols=2 if models > 1 else 1)
+    else:
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _column(rows: list[dict[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from titans_genomics.config import Config
-from titans_genomics.report.plots import NAMES
+from titans_genomics.report.plots import Look
 
 MOST_BARS = 30
 """Sources that the plot of held-out bits shows; the table has all."""
 
+METRIC_NAMES = {
+    "accuracy": "accuracy", "mcc": "MCC", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC", "r2": "R²", "pearson": "Pearson r", "spearman": "Spearman ρ",
+}  # fmt: skip
+"""How the figures of labelled data are written."""
+
 METRICS = {"accuracy": "accuracy", "mcc": "Matthews correlation", "macro_f1": "macro F1"}
+"""Figures of the species task."""
+
+Points = list[tuple[str, str, float, tuple[float, float] | None]]
+"""Label, what it is the look of, value and 95% interval."""
 
 
 def count(value: float | None) -> str:
@@ -37,15 +46,39 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
+def interval(ends: list[float] | None, digits: int, sign: str = "") -> str:
+    """[0.1, 0.2] -> 0.100 to 0.200."""
+    return "" if ends is None else f"{ends[0]:{sign}.{digits}f} to {ends[1]:{sign}.{digits}f}"
+
+
+def hours(seconds: float, hardware: dict[str, Any]) -> str:
+    """What something cost: hours of GPUs where there were some, else of CPU threads."""
+    gpus = len(hardware["gpus"])
+    spent = seconds * (gpus or hardware["threads"]) / 3600
+    return (
+        f"{spent:.2g} {'GPU' if gpus else 'CPU'}-hours"
+        if spent < 10
+        else f"{spent:,.0f} {'GPU' if gpus else 'CPU'}-hours"
+    )
+
+
+def machine(hardware: dict[str, Any]) -> str:
+    """A machine in words."""
+    gpus = ", ".join(hardware["gpus"])
+    return f"{hardware['cpu']}, {hardware['cores']} cores" + (f"; {gpus}" if gpus else "")
+
+
 def lead(config: Config, metrics: dict[str, Any]) -> str:
     """The first sentence: what was trained on what."""
     model, trained = config.model, metrics["train"]["titans"]
     sources = [source for source in metrics["data"]["sources"] if source["weight"]]
     what = " and ".join(dict.fromkeys(s["species"] or s["name"] for s in sources[:3]))
     more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    others = len(metrics["train"]) - 1
+    beside = f", beside {others} other model{'s' if others > 1 else ''} on the same windows" if others else ""
     return (
         f"A Titans model ({model.variant.upper()}, {model.n_layers} layers of width {model.d_model}, "
-        f"{trained['parameters']:,} parameters) trained on {what}{more}."
+        f"{trained['parameters']:,} parameters) trained on {what}{more}{beside}."
     )
 
 
@@ -68,14 +101,15 @@ def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "good": False,
         },
     ]
-    if metrics["downstream"]:
-        methods = metrics["downstream"]["methods"]
+    if metrics["species"]:
+        longest = max(metrics["species"]["lengths"], key=lambda entry: entry["length"])
+        model, counts = (longest["methods"][name]["accuracy"] for name in _species_methods(longest))
         figures.append(
             {
-                "value": percent(methods["titans"]["accuracy"]),
-                "label": f"of {metrics['downstream']['length']}-base sequences given to the right one of "
-                f"{len(metrics['downstream']['classes'])} species",
-                "good": methods["titans"]["accuracy"] > methods["kmer"]["accuracy"],
+                "value": percent(model),
+                "label": f"of {longest['length']:,}-base sequences given to the right one of "
+                f"{len(metrics['species']['classes'])} species",
+                "good": model > counts,
             }
         )
     seconds = sum(trained["seconds"] for trained in metrics["train"].values())
@@ -93,9 +127,9 @@ def dropped(data: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def training(trained: dict[str, Any]) -> list[dict[str, Any]]:
+def training(trained: dict[str, Any], looks: dict[str, Look]) -> list[dict[str, Any]]:
     """One row per model."""
-    return [summary | {"name": NAMES[name]} for name, summary in trained.items()]
+    return [summary | {"name": looks[name].label} for name, summary in trained.items()]
 
 
 def _parts(evaluated: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -104,23 +138,23 @@ def _parts(evaluated: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return parts | {"all": evaluated["overall"]} if len(parts) > 1 else parts
 
 
-def _entries(part: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+def _entries(part: dict[str, Any], looks: dict[str, Look]) -> list[tuple[str, str, dict[str, Any]]]:
     """Label, kind and figures, from the least to the most that is expected of it."""
     order = part["markov"].get("order")
     markov = "Markov" if order is None else f"Markov, order {order}"
-    models = sorted(part["models"].items(), reverse=True)  # transformer, titans
+    models = sorted(part["models"].items(), key=lambda entry: entry[0] != "transformer")
     return [
         ("uniform", "uniform", part["uniform"]),
         (markov, "markov", part["markov"]),
-        *((NAMES[name], name, figures) for name, figures in models),
+        *((looks[name].label, name, figures) for name, figures in models),
     ]
 
 
-def held_out(evaluated: dict[str, Any]) -> list[dict[str, Any]]:
+def held_out(evaluated: dict[str, Any], looks: dict[str, Look]) -> list[dict[str, Any]]:
     """Rows of the table of held-out bits per base; the best of each source is marked."""
     rows = []
     for source, part in _parts(evaluated).items():
-        entries = _entries(part)
+        entries = _entries(part, looks)
         least = min(figures["bits_per_base"] for _, _, figures in entries)
         for label, _, figures in entries:
             rows.append(
@@ -158,14 +192,14 @@ def held_out_text(evaluated: dict[str, Any]) -> str:
     )
 
 
-def bar_groups(evaluated: dict[str, Any]) -> dict[str, list[tuple[str, str, float, tuple[float, float] | None]]]:
+def bar_groups(evaluated: dict[str, Any], looks: dict[str, Look]) -> dict[str, Points]:
     """Entries of the bar plot: all but the uniform model, from which the bars hang; of the `MOST_BARS` largest sources."""
     sizes = {source: part["bases"] for source, part in evaluated["sources"].items()}
     largest = set(sorted(sizes, key=lambda source: -sizes[source])[:MOST_BARS])
     return {
         source: [
             (label, kind, figures["bits_per_base"], tuple(figures["ci95"]) if figures.get("ci95") else None)
-            for label, kind, figures in _entries(part)
+            for label, kind, figures in _entries(part, looks)
             if kind != "uniform"
         ]
         for source, part in _parts(evaluated).items()
@@ -175,7 +209,7 @@ def bar_groups(evaluated: dict[str, Any]) -> dict[str, list[tuple[str, str, floa
 
 def context_lines(part: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """Bits per base by context position of one source: (middle of the bin, bits) of each model."""
-    names = ["titans", "transformer", "markov"]
+    names = [*part["models"], "markov"]
     rows = part["context"]
     return {
         name: [((row["from"] * row["to"]) ** 0.5, row[name]) for row in rows]
@@ -184,74 +218,106 @@ def context_lines(part: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def _method(name: str, kmer: int) -> str:
-    return f"{kmer}-mer counts" if name == "kmer" else f"{NAMES[name]} embeddings"
+def _species_methods(entry: dict[str, Any]) -> list[str]:
+    """The model of the species task, and what stands beside it."""
+    return sorted(entry["methods"], key=lambda name: name == "kmer")
 
 
-def score_points(result: dict[str, Any]) -> list[tuple[str, str, float, tuple[float, float] | None]]:
-    """Points of the plot of accuracies: (label, kind, accuracy, interval)."""
+def _method(name: str, kmer: int, looks: dict[str, Look]) -> str:
+    return f"{kmer}-mer counts" if name == "kmer" else f"{looks[name].label} embeddings"
+
+
+def score_points(result: dict[str, Any], looks: dict[str, Look]) -> Points:
+    """Points of the plot of accuracies of the species task at its only length."""
     return [
         (
-            _method(name, result["kmer"]),
+            _method(name, result["kmer"], looks),
             name,
             method["accuracy"],
             tuple(method["accuracy_ci95"]) if method["accuracy_ci95"] else None,
         )
-        for name, method in result["methods"].items()
+        for name, method in result["lengths"][0]["methods"].items()
     ]
 
 
-def downstream(result: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The species task: a sentence, the table of scores and the confusion matrices."""
-    classes = [entry["species"] for entry in result["classes"]]
-    rows, matrices = [], []
-    for name, method in result["methods"].items():
-        label = _method(name, result["kmer"])
-        values = [{"value": method[key], "interval": method[f"{key}_ci95"]} for key in METRICS]
-        rows.append({"name": label, "seed": "mean", "values": values, "mean": True})
-        if len(method["seeds"]) > 1:
-            for seed in method["seeds"]:
-                values = [{"value": seed[key], "interval": None} for key in METRICS]
-                rows.append({"name": label, "seed": seed["seed"], "values": values, "mean": False})
-        matrices.append({"name": label, "rows": _matrix(classes, method["confusion"])})
-    settings = config.downstream
+def score_lines(result: dict[str, Any], looks: dict[str, Look]) -> dict[str, tuple[str, list[tuple[int, float, Any]]]]:
+    """Lines of the plot of accuracies by length: kind to label and (bases, accuracy, interval)."""
+    entries = sorted(result["lengths"], key=lambda entry: entry["length"])
+    return {
+        name: (
+            _method(name, result["kmer"], looks),
+            [(e["length"], e["methods"][name]["accuracy"], e["methods"][name]["accuracy_ci95"]) for e in entries],
+        )
+        for name in _species_methods(entries[0])
+    }
+
+
+def species(result: dict[str, Any], config: Config, looks: dict[str, Look]) -> dict[str, Any]:
+    """The species task: a sentence, the table of scores and, by length, the confusion matrices."""
+    settings, classes, several = config.species, result["classes"], len(result["lengths"]) > 1
+    rows, parts, differences = [], [], []
+    for entry in result["lengths"]:
+        matrices = []
+        for name, method in entry["methods"].items():
+            own = {"name": _method(name, result["kmer"], looks), "length": entry["length"]}
+            values = [{"value": method[key], "interval": method[f"{key}_ci95"]} for key in METRICS]
+            rows.append(own | {"seed": "mean", "values": values, "mean": True})
+            if len(method["seeds"]) > 1 and not several:
+                for seed in method["seeds"]:
+                    values = [{"value": seed[key], "interval": None} for key in METRICS]
+                    rows.append(own | {"seed": seed["seed"], "values": values, "mean": False})
+            matrices.append({"name": own["name"], "rows": matrix(classes, method["confusion"])})
+        parts.append({"length": entry["length"], "matrices": matrices})
+        ends = entry["difference"]["ci95"]
+        if ends:
+            at = f" at {entry['length']:,} bases" if several else ""
+            differences.append(f"{entry['difference']['accuracy']:+.3f} ({interval(ends, 3, '+')}){at}")
+    lengths = ", ".join(f"{entry['length']:,}" for entry in result["lengths"])
+    counts = "; ".join(
+        f"{entry['train_sequences']:,} to train and {entry['test_sequences']:,} to test"
+        + (f" at {entry['length']:,} bases" if several else "")
+        for entry in result["lengths"]
+    )
     text = (
         f"Logistic regression on frozen embeddings ({result['pooling']} over the sequence), beside logistic regression on {result['kmer']}-mer "
-        f"counts of the same sequences: {result['length']} bases each, {result['train_sequences']} to train and {result['test_sequences']} to "
-        f"test, taken from disjoint regions of {settings.region:,} bases. Chance is {percent(result['chance'])}. "
-        f"Intervals are 95%, from {settings.bootstrap:,} resamples of the test regions."
+        f"counts of the same sequences: {lengths} bases each, {counts}, taken from disjoint regions of {settings.region:,} bases. "
+        f"Chance is {percent(result['chance'])}. Intervals are 95%, from {settings.bootstrap:,} resamples of the test regions."
     )
-    difference = result["difference"]
-    if difference["ci95"]:
-        low, high = difference["ci95"]
-        text += f" Accuracy of the embeddings minus that of the counts: {difference['accuracy']:+.3f} ({low:+.3f} to {high:+.3f})."
-    return {"text": text, "metrics": list(METRICS.values()), "rows": rows, "classes": classes, "matrices": matrices}
+    if differences:
+        text += f" Accuracy of the embeddings minus that of the counts: {', '.join(differences)}."
+    return {
+        "text": text, "several": several, "metrics": list(METRICS.values()), "rows": rows, "classes": classes, "lengths": parts,
+    }  # fmt: skip
 
 
-def _matrix(classes: list[str], confusion: list[list[int]]) -> list[dict[str, Any]]:
+def matrix(classes: list[str], confusion: list[list[float]]) -> list[dict[str, Any]]:
+    """Rows of a confusion matrix; ``share`` is how strongly a cell is coloured."""
     rows = []
     for label, counts in zip(classes, confusion, strict=True):
         total = max(1, sum(counts))
-        rows.append({"label": label, "cells": [{"count": c, "share": 0.75 * c / total} for c in counts]})
+        rows.append({"label": label, "cells": [{"count": round(c), "share": 0.75 * c / total} for c in counts]})
     return rows
 
 
 def facts(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """What somebody needs to make the run again."""
     trained = metrics["train"]["titans"]
-    machine = trained["hardware"]
-    gpus = ", ".join(machine["gpus"])
     versions = {**metrics["data"]["versions"], **trained["versions"]}
     versions = {name.replace("_", "-"): version for name, version in versions.items()}
     seeds = f"{metrics['seed']} (splits, windows, weights)"
+    if metrics["species"]:
+        methods = metrics["species"]["lengths"][0]["methods"]
+        seeds += f"; {', '.join(str(own['seed']) for own in methods['kmer']['seeds'])} (species task)"
     if metrics["downstream"]:
-        drawn = [entry["seed"] for entry in metrics["downstream"]["methods"]["titans"]["seeds"]]
-        seeds += f"; {', '.join(map(str, drawn))} (species task)"
+        drawn = dict.fromkeys(
+            own["seed"] for table in metrics["downstream"].values() for row in table["rows"] for own in row["seeds"]
+        )
+        seeds += f"; {', '.join(map(str, drawn))} (labelled datasets)"
     return [
         ("run", config.run),
         ("seeds", seeds),
-        ("hardware", f"{machine['cpu']}, {machine['cores']} cores" + (f"; {gpus}" if gpus else "")),
-        ("system", machine["system"]),
+        ("hardware", machine(trained["hardware"])),
+        ("system", trained["hardware"]["system"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
         ("token store", metrics["data"]["sha256"]),
         ("best weights from", f"step {trained['best_step']:,} of {trained['steps']:,}"),

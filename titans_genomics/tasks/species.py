@@ -2,14 +2,13 @@
 
 Each class is cut into contiguous regions that go to train or test as a whole, so that no test sequence lies beside a
 training sequence. Sequences are tiles of their region (they do not overlap), half of them on the other strand. Both methods get the same
-sequences, the same standardisation and the same choice of regularisation, cross-validated over training regions.
+sequences, the same standardisation and the same choice of regularisation, cross-validated over training regions. All of
+this is done anew for every sequence length.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +20,21 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from titans_genomics.config import Config, DownstreamConfig, SourceConfig, SpeciesConfig
+from titans_genomics.config import Config, SpeciesConfig
 from titans_genomics.data.alphabet import reverse_complement
-from titans_genomics.data.readers import read_records
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.models.classifier import pool
 from titans_genomics.progress import Progress
+from titans_genomics.tasks.sequences import batches, device_of, padded
+from titans_genomics.tasks.species_draw import Draw, cut_regions, draw_sequences, read_stretches
 from titans_genomics.training import check_model, load_model, replacing, with_vocabulary, write_json
-
-MOST_N = 0.1
-"""Tiles with a larger share of N are left out."""
 
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]
 """Inverse regularisation C that the cross-validation chooses from."""
 
 BATCH_TOKENS = 16_384
-
-
-@dataclass
-class _Draw:
-    """The sequences of one seed."""
-
-    tokens: np.ndarray  # (sequences, length) uint8
-    label: np.ndarray  # (sequences,) class number
-    region: np.ndarray  # (sequences,) number of the region, counted over all classes
-    test: np.ndarray  # (sequences,) bool
+"""Tokens that are read together, padding included; a longer sequence is read in pieces of so many."""
 
 
 def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, Any]:
@@ -54,7 +43,7 @@ def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, An
     Parameters
     ----------
     config : Config
-        The run; classes and sizes stand in ``config.downstream``.
+        The run; classes, lengths and sizes stand in ``config.species``.
     store : Path
         Token store folder; classes with a ``source`` take its test split.
     model : Path
@@ -65,179 +54,143 @@ def species(config: Config, store: Path, model: Path, out: Path) -> dict[str, An
     Returns
     -------
     dict
-        ``classes``; ``methods`` ("titans" or "transformer", and "kmer"), each with the mean over seeds of ``accuracy``, ``mcc``
-        and ``macro_f1``, their 95% bootstrap intervals over test regions, the figures of each seed and the confusion matrix
-        (rows: truth) summed over seeds; ``difference``: model minus k-mers, paired.
+        ``classes`` (names), ``kmer``, ``pooling``, ``chance`` and ``lengths``, for each length: ``length`` (bases); ``classes``, each with
+        the ``regions`` and ``bases`` that have room for it; ``per_class``, ``train_sequences`` and ``test_sequences``; ``methods``
+        ("titans" or "transformer", and "kmer"), each with the mean over seeds of ``accuracy``, ``mcc`` and ``macro_f1``, their 95% bootstrap
+        intervals over test regions, the figures of each seed and the confusion matrix (rows: truth) summed over seeds;
+        ``difference``: model minus k-mers, paired.
 
     Raises
     ------
     FileNotFoundError, ValueError
         When a file is missing or unreadable, a class has too little sequence, or the model belongs to another config.
     """
-    settings = config.downstream
-    if not settings.species:
-        raise ValueError("downstream.species is empty: name two or more classes")
+    settings = config.species
+    if not settings.classes:
+        raise ValueError("species.classes is empty: name two or more classes")
     tokens = TokenStore(store)
     config = with_vocabulary(config, tokens)
     name = check_model(config, tokens, Path(model))["class"]
-    regions = [_regions(config, tokens, entry) for entry in settings.species]
-    draws = [_draw(settings, regions, seed) for seed in settings.seeds]
+    stretches = [list(read_stretches(config, tokens, entry)) for entry in settings.classes]
+    regions = {
+        length: [
+            cut_regions(settings, entry, own, length) for entry, own in zip(settings.classes, stretches, strict=True)
+        ]
+        for length in settings.length
+    }
+    draws = {length: draw_sequences(settings, found, length) for length, found in regions.items()}
     torch.set_flush_denormal(True)
-    device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    network = load_model(model, device)
-    embeddings = []
-    with Progress(sum(d.tokens.size for d in draws), "bases", "embedding sequences") as progress:
-        for draw in draws:
-            embeddings.append(_embed(network, tokens.tokenizer, draw.tokens, settings.pooling, progress))
-    methods: dict[str, list[tuple[np.ndarray, float]]] = {name: [], "kmer": []}
-    with Progress(2 * len(draws), "probes", "fitting linear probes") as progress:
-        for draw, embedding in zip(draws, embeddings, strict=True):
-            for method, features in ((name, embedding), ("kmer", kmers(draw.tokens, settings.kmer))):
-                methods[method].append(_probe(features, draw))
-                progress.update(1)
-    resampled, result_methods = {}, {}
-    for method, fitted in methods.items():
-        rng = np.random.default_rng(config.seed)  # the same regions for every method: paired
-        matrices = [
-            _by_region(draw, predicted, len(regions)) for draw, (predicted, _) in zip(draws, fitted, strict=True)
-        ]
-        resampled[method] = [
-            _resample(m, draw, rng, settings.bootstrap) for m, draw in zip(matrices, draws, strict=True)
-        ]
-        result_methods[method] = _summarise(matrices, resampled[method], [c for _, c in fitted], settings)
+    network = load_model(model, device_of(config))
+    embeddings: dict[int, list[np.ndarray]] = {}
+    with Progress(sum(d.tokens.size for of in draws.values() for d in of), "bases", "embedding sequences") as progress:
+        for length, of in draws.items():
+            embeddings[length] = [
+                _embed(network, tokens.tokenizer, draw.tokens, settings.pooling, progress) for draw in of
+            ]
+    lengths = []
+    with Progress(2 * len(draws) * len(settings.seeds), "probes", "fitting linear probes") as progress:
+        for length, of in draws.items():
+            figures = _measure(settings, config.seed, name, of, embeddings[length], progress)
+            lengths.append(
+                {
+                    "length": length,
+                    "classes": [
+                        {"species": entry.species, "regions": len(own), "bases": int(sum(map(len, own)))}
+                        for entry, own in zip(settings.classes, regions[length], strict=True)
+                    ],
+                    "per_class": len(of[0].label) // len(settings.classes),
+                    "train_sequences": int((~of[0].test).sum()),
+                    "test_sequences": int(of[0].test.sum()),
+                    **figures,
+                }
+            )
     result = {
         "task": "species",
-        "classes": [
-            {"species": entry.species, "regions": len(r), "bases": int(sum(map(len, r)))}
-            for entry, r in zip(settings.species, regions, strict=True)
-        ],
-        "length": settings.length,
-        "train_sequences": int((~draws[0].test).sum()),
-        "test_sequences": int(draws[0].test.sum()),
+        "classes": [entry.species for entry in settings.classes],
         "kmer": settings.kmer,
         "pooling": settings.pooling,
-        "chance": 1 / len(regions),
-        "methods": result_methods,
-        "difference": _difference(result_methods, resampled, name),
+        "chance": 1 / len(settings.classes),
+        "lengths": lengths,
     }
     _save_embeddings(Path(out).with_name("embeddings.npz"), settings, draws, embeddings)
     write_json(Path(out), result)
     return result
 
 
-# ------------------------------------------------------------------------------------------ sequences
-
-
-def _stretches(config: Config, store: TokenStore, entry: SpeciesConfig) -> Iterator[np.ndarray]:
-    """The contigs or reads of a class as base codes; those of a source are its test split."""
-    if entry.source is not None:
-        for tokens in store.documents("test", entry.source):
-            yield store.tokenizer.decode(tokens)
-        return
-    assert entry.path is not None
-    source = SourceConfig(path=entry.path, species=entry.species)
-    for _, codes in read_records(source, config.data, config.seed):
-        if len(codes) >= config.data.min_contig:
-            yield codes
-
-
-def _regions(config: Config, store: TokenStore, entry: SpeciesConfig) -> list[np.ndarray]:
-    """Contiguous regions of a class, each long enough for one sequence."""
-    size, length = config.downstream.region, config.downstream.length
-    found = []
-    for stretch in _stretches(config, store, entry):
-        pieces = (stretch[start : start + size] for start in range(0, len(stretch), size))
-        found += [piece for piece in pieces if len(piece) >= length]
-    if len(found) < 2:
-        where = entry.path or f"the test split of source {entry.source}"
-        raise ValueError(
-            f"{where}: {entry.species} has {len(found)} region(s) of at least {length} bases, and train and test need one each; "
-            "lower downstream.region or downstream.length, or give more sequence"
-        )
-    return found
-
-
-def _draw(settings: DownstreamConfig, regions: list[list[np.ndarray]], seed: int) -> _Draw:
-    """Sequences of one seed: regions to train or test, then tiles of the regions, then strands."""
-    rng = np.random.default_rng(seed)
-    counts = {True: round(settings.per_class * settings.test)}
-    counts[False] = settings.per_class - counts[True]
-    rows, labels, of_region, test = [], [], [], []
-    first = 0
-    for label, own in enumerate(regions):
-        order = rng.permutation(len(own))
-        held_out = min(max(1, round(len(own) * settings.test)), len(own) - 1)
-        for is_test, chosen in ((True, order[:held_out]), (False, order[held_out:])):
-            tiles = [(int(r), tile) for r in chosen for tile in _tiles(own[r], settings.length, rng)]
-            if len(tiles) < counts[is_test]:
-                raise ValueError(
-                    f"downstream: {settings.species[label].species} has room for {len(tiles)} sequences of {settings.length} bases in "
-                    f"its {'test' if is_test else 'training'} regions, {counts[is_test]} are asked for; lower downstream.per_class or "
-                    "downstream.length, or give more sequence"
-                )
-            for i in rng.permutation(len(tiles))[: counts[is_test]]:
-                region, tile = tiles[i]
-                rows.append(reverse_complement(tile) if rng.random() < 0.5 else tile)
-                labels.append(label)
-                of_region.append(first + region)
-                test.append(is_test)
-        first += len(own)
-    return _Draw(np.stack(rows), np.array(labels), np.array(of_region), np.array(test))
-
-
-def _tiles(region: np.ndarray, length: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Pieces of a region that do not overlap, with few N, from a random start on."""
-    start = int(rng.integers(0, len(region) % length + 1))
-    tiles = [region[at : at + length] for at in range(start, len(region) - length + 1, length)]
-    return [tile for tile in tiles if (tile >= 4).mean() <= MOST_N]
+def _measure(
+    settings: SpeciesConfig, seed: int, name: str, draws: list[Draw], embeddings: list[np.ndarray], progress: Progress
+) -> dict[str, Any]:
+    """``methods`` and ``difference`` at one length: probes on the embeddings of model ``name`` and on k-mers."""
+    classes = len(settings.classes)
+    methods: dict[str, list[tuple[np.ndarray, float]]] = {name: [], "kmer": []}
+    for draw, embedding in zip(draws, embeddings, strict=True):
+        for method, features in ((name, embedding), ("kmer", kmers(draw.tokens, settings.kmer))):
+            methods[method].append(_probe(features, draw))
+            progress.update(1)
+    resampled, result = {}, {}
+    for method, fitted in methods.items():
+        rng = np.random.default_rng(seed)  # the same regions for every method: paired
+        matrices = [_by_region(draw, predicted, classes) for draw, (predicted, _) in zip(draws, fitted, strict=True)]
+        resampled[method] = [
+            _resample(m, draw, rng, settings.bootstrap) for m, draw in zip(matrices, draws, strict=True)
+        ]
+        result[method] = _summarise(matrices, resampled[method], [c for _, c in fitted], settings)
+    return {"methods": result, "difference": _difference(result, resampled, name)}
 
 
 # ------------------------------------------------------------------------------------------- features
 
 
+@torch.inference_mode()
 def _embed(model: Any, tokenizer: Tokenizer, sequences: np.ndarray, pooling: str, progress: Progress) -> np.ndarray:
     """One vector per sequence, (sequences, D) float32: the mean of the final hidden states, or the last of them.
 
-    ``sequences``: base codes, (sequences, length) uint8. Those of as many tokens are read together.
+    ``sequences``: base codes, (sequences, length) uint8. Memory use does not grow with their length.
     """
     device = next(model.parameters()).device
     encoded = [tokenizer.encode(sequence) for sequence in sequences]
-    sizes = np.array([len(tokens) for tokens in encoded])
     vectors: dict[int, np.ndarray] = {}
-    with torch.inference_mode():
-        for size in np.unique(sizes).tolist():
-            rows = np.flatnonzero(sizes == size).tolist()
-            batch = max(1, BATCH_TOKENS // size)
-            for first in range(0, len(rows), batch):
-                own = rows[first : first + batch]
-                piece = torch.from_numpy(np.stack([encoded[row] for row in own]).astype(np.int64)).to(device)
-                hidden, _ = model.embed(piece)
-                pooled = hidden.mean(1) if pooling == "mean" else hidden[:, -1]
-                vectors.update(zip(own, pooled.float().cpu().numpy(), strict=True))
-                progress.update(len(own) * sequences.shape[1])
+    for rows in batches(np.array([len(tokens) for tokens in encoded]), BATCH_TOKENS):
+        tokens, sizes = padded([encoded[row] for row in rows])
+        if tokens.shape[1] > BATCH_TOKENS:
+            pooled = _in_pieces(model, tokens.to(device), pooling)
+        else:
+            hidden, _ = model.embed(tokens.to(device))
+            pooled = pool(hidden.float(), sizes.to(device), pooling)
+        vectors.update(zip(rows.tolist(), pooled.cpu().numpy(), strict=True))
+        progress.update(len(rows) * sequences.shape[1])
     return np.stack([vectors[row] for row in range(len(encoded))])
+
+
+def _in_pieces(model: Any, tokens: torch.Tensor, pooling: str) -> torch.Tensor:
+    """What `pool` gives for sequences of one length, (B, T), read piece after piece with the state carried on: (B, D) float32."""
+    total, state = 0, None
+    for piece in tokens.split(BATCH_TOKENS, dim=1):
+        hidden, state = model.embed(piece, state)
+        total = total + hidden.sum(1, dtype=torch.float64)
+    return (total / tokens.shape[1]).float() if pooling == "mean" else hidden[:, -1].float()
 
 
 def kmers(tokens: np.ndarray, k: int) -> np.ndarray:
     """Frequencies of the k-mers of both strands, (sequences, 4**k) float64; k-mers with N are left out."""
     counts = np.zeros((len(tokens), 4**k))
     n = tokens.shape[1] - k + 1
-    for strand in (tokens, reverse_complement(tokens)):
-        codes = np.zeros((len(tokens), n), np.int64)
-        good = np.ones((len(tokens), n), bool)
-        for j in range(k):
-            column = strand[:, j : j + n]
-            codes = codes * 4 + (column & 3)
-            good &= column < 4
-        rows = np.broadcast_to(np.arange(len(tokens))[:, None], codes.shape)
-        np.add.at(counts, (rows[good], codes[good]), 1)
+    for row, sequence in zip(counts, tokens, strict=True):
+        for strand in (sequence, reverse_complement(sequence)):
+            codes = np.zeros(n, np.int64)
+            good = np.ones(n, bool)
+            for j in range(k):
+                column = strand[j : j + n]
+                codes = codes * 4 + (column & 3)
+                good &= column < 4
+            row += np.bincount(codes[good], minlength=4**k)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
 # --------------------------------------------------------------------------------------------- probes
 
 
-def _probe(features: np.ndarray, draw: _Draw) -> tuple[np.ndarray, float]:
+def _probe(features: np.ndarray, draw: Draw) -> tuple[np.ndarray, float]:
     """Predicted classes of the test sequences, and the C that was chosen."""
     train = ~draw.test
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
@@ -265,7 +218,7 @@ def _log_likelihood(probe: Any, features: np.ndarray, labels: np.ndarray) -> flo
     return float(np.log(np.maximum(everything[np.arange(len(labels)), labels], 1e-6)).mean())
 
 
-def _by_region(draw: _Draw, predicted: np.ndarray, classes: int) -> np.ndarray:
+def _by_region(draw: Draw, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Confusion matrix of each test region, (regions, classes, classes); rows are the truth."""
     _, region = np.unique(draw.region[draw.test], return_inverse=True)
     matrices = np.zeros((region.max() + 1, classes, classes))
@@ -273,7 +226,7 @@ def _by_region(draw: _Draw, predicted: np.ndarray, classes: int) -> np.ndarray:
     return matrices
 
 
-def _resample(matrices: np.ndarray, draw: _Draw, rng: np.random.Generator, times: int) -> np.ndarray:
+def _resample(matrices: np.ndarray, draw: Draw, rng: np.random.Generator, times: int) -> np.ndarray:
     """Confusion matrices of test sets whose regions are drawn with replacement within each class, (times, classes, classes)."""
     truth = matrices.sum(2).argmax(1)
     total = np.zeros((times, *matrices.shape[1:]))
@@ -302,7 +255,7 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _summarise(
-    matrices: list[np.ndarray], resampled: list[np.ndarray], strengths: list[float], settings: DownstreamConfig
+    matrices: list[np.ndarray], resampled: list[np.ndarray], strengths: list[float], settings: SpeciesConfig
 ) -> dict[str, Any]:
     """Means over seeds with their intervals, each seed's figures, and the confusion matrix of all seeds."""
     each = [{key: float(v) for key, v in scores(m.sum(0)).items()} for m in matrices]
@@ -331,15 +284,20 @@ def _interval(values: np.ndarray) -> list[float] | None:
     return [float(x) for x in np.quantile(values, [0.025, 0.975])] if len(values) else None
 
 
-def _save_embeddings(path: Path, settings: DownstreamConfig, draws: list[_Draw], embeddings: list[np.ndarray]) -> None:
-    """All sequences of all seeds: embedding, class, seed and whether it was a test sequence."""
+def _save_embeddings(
+    path: Path, settings: SpeciesConfig, draws: dict[int, list[Draw]], embeddings: dict[int, list[np.ndarray]]
+) -> None:
+    """All sequences of all lengths and seeds: embedding, class, length, seed and whether it was a test sequence."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    every = [(length, seed, d) for length, of in draws.items() for seed, d in zip(settings.seeds, of, strict=True)]
+    sizes = [len(d.label) for _, _, d in every]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            embedding=np.concatenate(embeddings).astype(np.float32),
-            species=np.concatenate([d.label for d in draws]),
-            names=np.array([entry.species for entry in settings.species]),
-            seed=np.repeat(settings.seeds, [len(d.label) for d in draws]),
-            test=np.concatenate([d.test for d in draws]),
+            embedding=np.concatenate([e for of in embeddings.values() for e in of]).astype(np.float32),
+            species=np.concatenate([d.label for _, _, d in every]),
+            names=np.array([entry.species for entry in settings.classes]),
+            length=np.repeat([length for length, _, _ in every], sizes),
+            seed=np.repeat([seed for _, seed, _ in every], sizes),
+            test=np.concatenate([d.test for _, _, d in every]),
         )

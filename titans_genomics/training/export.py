@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,15 +18,36 @@ from torch import nn
 from titans_genomics import __version__
 from titans_genomics.config import Config, SourceConfig, TitansConfig
 from titans_genomics.data.store import TokenStore
-from titans_genomics.models import Titans, Transformer
+from titans_genomics.models import Titans, Transformer, with_parameters
 
-ModelName = Literal["titans", "transformer"]
-MODELS: dict[str, type[nn.Module]] = {"titans": Titans, "transformer": Transformer}
+CLASSES = ("titans", "transformer")
 
 
-def model_config(config: Config, name: ModelName) -> TitansConfig:
-    """The shape of a run's model; the Transformer attends over the whole training context."""
-    return config.model if name == "titans" else config.model.model_copy(update={"window": config.train.context})
+def model_config(config: Config, name: str) -> TitansConfig:
+    """The shape of a run's model by name.
+
+    "titans" is the section ``model``; "transformer" attends over the whole training context; any other is that of
+    ``compare``, with as many parameters as "titans" where ``train.equal_parameters`` says so.
+
+    Raises ValueError for a name that the config has not, and when the parameters cannot be made equal.
+    """
+    if name == "titans":
+        return config.model
+    if name == "transformer":
+        return config.model.model_copy(update={"window": config.train.context})
+    if name not in config.compare:
+        raise ValueError(f"model {name!r} is not one of this run's: {', '.join(config.models)}")
+    changed = TitansConfig.model_validate(config.model.model_dump() | config.compare[name])
+    if not config.train.equal_parameters or "ff_expansion" in config.compare[name]:
+        return changed
+    with torch.device("meta"):
+        wanted = Titans(config.model).parameter_count()
+    try:
+        return with_parameters(changed, wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"compare.{name}: {error}. Raise model.ff_expansion, or set train.equal_parameters to false"
+        ) from None
 
 
 def with_vocabulary(config: Config, store: TokenStore) -> Config:
@@ -70,8 +91,8 @@ def _settings(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(name: str, config: TitansConfig) -> Any:
-    """A new model with fresh weights."""
-    return MODELS[name](config)
+    """A new model with fresh weights; every name but "transformer" is that of a Titans model."""
+    return Transformer(config) if name == "transformer" else Titans(config)
 
 
 @contextmanager
@@ -104,7 +125,8 @@ def save_model(folder: Path, name: str, config: TitansConfig, model: nn.Module, 
         save_safetensors(model, str(temporary))
         temporary.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner can read
     description = {
-        "class": name,
+        "name": name,
+        "class": "transformer" if name == "transformer" else "titans",
         "config": config.model_dump(mode="json"),
         "vocabulary": store.manifest["vocabulary"],
         "store": store.sha256,
@@ -131,8 +153,9 @@ def describe_model(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text())
         TitansConfig.model_validate(description["config"])
-        if description["class"] not in MODELS:
-            raise ValueError(f"class {description['class']!r} is not one of {', '.join(MODELS)}")
+        if description["class"] not in CLASSES:
+            raise ValueError(f"class {description['class']!r} is not one of {', '.join(CLASSES)}")
+        description.setdefault("name", description["class"])  # of version 0.1
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the description of a model ({error}); train the model again") from None
     return description
@@ -147,7 +170,11 @@ def check_model(config: Config, store: TokenStore, folder: Path) -> dict[str, An
         As `describe_model`; and when the model has another shape than the config says, or was trained on another store.
     """
     description = describe_model(folder)
-    expected = model_config(config, description["class"]).model_dump(mode="json")
+    if description["name"] not in config.models:
+        raise ValueError(
+            f"{folder}: holds the model {description['name']!r}, which the config has not; it has {', '.join(config.models)}"
+        )
+    expected = model_config(config, description["name"]).model_dump(mode="json")
     found = description["config"]
     differing = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
     if differing:

@@ -30,7 +30,6 @@ from titans_genomics.data.store import TokenStore
 from titans_genomics.data.windows import HeldOutWindows, TrainWindows
 from titans_genomics.progress import Progress
 from titans_genomics.training.export import (
-    ModelName,
     build_model,
     model_config,
     save_model,
@@ -47,7 +46,7 @@ LOG_EVERY = 10
 _FREE = {"wandb", "checkpoint_every", "validate_every", "max_nonfinite", "accelerator", "strategy", "transformer"}
 
 
-def train(config: Config, store: Path, out: Path, model: ModelName = "titans", resume: bool = True) -> dict[str, Any]:
+def train(config: Config, store: Path, out: Path, model: str = "titans", resume: bool = True) -> dict[str, Any]:
     """Train a model for next-token prediction.
 
     Leaves in ``out``: best.ckpt (lowest validation loss) and last.ckpt (Lightning), model.safetensors and model.json (the
@@ -61,8 +60,8 @@ def train(config: Config, store: Path, out: Path, model: ModelName = "titans", r
         Token store folder.
     out : Path
         Output folder.
-    model : "titans" or "transformer"
-        What to train.
+    model : str
+        What to train: "titans", "transformer" or a name in ``config.compare``.
     resume : bool
         Go on from ``out/last.ckpt`` when there is one. A killed run that is resumed ends with the weights it would have had.
 
@@ -162,7 +161,7 @@ class Recorder(L.Callback):
     All of one step is done before the checkpoint is written, so that a resumed run repeats nothing and misses nothing.
     """
 
-    def __init__(self, config: Config, store: TokenStore, out: Path, name: ModelName, held_out: HeldOutWindows) -> None:
+    def __init__(self, config: Config, store: TokenStore, out: Path, name: str, held_out: HeldOutWindows) -> None:
         self.config, self.store, self.out, self.name, self.held_out = config, store, out, name, held_out
         self.progress: Progress | None = None
         self.wandb: Wandb | None = None
@@ -285,7 +284,7 @@ class Recorder(L.Callback):
         trainer.strategy.barrier()
 
 
-def _summary(config: Config, store: TokenStore, module: NextToken, name: ModelName) -> dict[str, Any]:
+def _summary(config: Config, store: TokenStore, module: NextToken, name: str) -> dict[str, Any]:
     """What train.json says."""
     settings = config.train
     tokens = (
@@ -318,10 +317,10 @@ def _summary(config: Config, store: TokenStore, module: NextToken, name: ModelNa
     }
 
 
-def _identity(config: Config, store: TokenStore, name: ModelName) -> dict[str, Any]:
+def _identity(config: Config, store: TokenStore, name: str) -> dict[str, Any]:
     """Every setting that a resumed run must share with the run that it resumes."""
     train_settings = {k: v for k, v in config.train.model_dump(mode="json").items() if k not in _FREE}
-    sections = {"model": config.model.model_dump(mode="json"), "train": train_settings}
+    sections = {"model": model_config(config, name).model_dump(mode="json"), "train": train_settings}
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     weights = {source.label: source.weight for source in config.data.sources}
     return {

@@ -22,7 +22,7 @@ from titans_genomics.config import TrainConfig, parse_config
 from titans_genomics.data.alphabet import EOS
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.data.windows import MASKED
-from titans_genomics.training.export import ModelName, build_model, model_config
+from titans_genomics.training.export import build_model, model_config
 from titans_genomics.training.logs import say
 
 BASES = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
@@ -79,8 +79,8 @@ class NextToken(L.LightningModule):
     ----------
     settings : dict
         A whole config as plain values (``Config.model_dump(mode="json")``), kept in the checkpoint.
-    name : "titans" or "transformer"
-        Which model.
+    name : str
+        Which of the run's models: "titans", "transformer" or a name in ``compare``.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class NextToken(L.LightningModule):
         Steps skipped because the loss or a gradient was not finite.
     """
 
-    def __init__(self, settings: dict[str, Any], name: ModelName = "titans") -> None:
+    def __init__(self, settings: dict[str, Any], name: str = "titans") -> None:
         super().__init__()
         self.save_hyperparameters()
         config = parse_config(settings, "the checkpoint's config")

@@ -15,16 +15,16 @@ if not config:
 try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "--config")
     check_run(CONFIG)
-    for key, path in [("results", CONFIG.results), *CONFIG.files()]:
+    for key, path in [("results", CONFIG.results), ("downstream.folder", CONFIG.downstream.folder), *CONFIG.files()]:
         if re.search("[{}]", str(path)):
             raise ValueError(f"{key}: {path}: Snakemake takes braces for wildcards. Rename it, or give a link to it")
-    for source in CONFIG.downstream.files():  # those of data.sources are looked at by tokenize, which comes first
+    for source in CONFIG.species.files():  # those of data.sources are looked at by tokenize, which comes first
         check_source(source, CONFIG.data)
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
 RUN = CONFIG.folder.as_posix()
-MODELS = ["titans", "transformer"] if CONFIG.train.transformer else ["titans"]
+MODELS = CONFIG.models
 DOWNLOADS = [source.label for source in CONFIG.data.sources if source.url]
 GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 
@@ -33,21 +33,22 @@ shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.
 
 
 wildcard_constraints:
-    stage="|".join(STAGES),
-    model="|".join(MODELS),
+    model="|".join(map(re.escape, [*MODELS, *(entry.name for entry in CONFIG.downstream.hub), "none"])),
     source="|".join(map(re.escape, DOWNLOADS)) or "(?!)",
 
 
 rule settings:
-    # The part of the config that a stage depends on, as a config of its own. Snakemake writes it again when that
-    # part changes, and only then, so that a new learning rate trains again but does not tokenise again.
+    # The part of the config that a stage depends on (of train that of its model, and so on), as a config of its own. Snakemake
+    # writes it again when that part changes, and only then, so that a new learning rate trains again but does not tokenise again.
     output:
-        f"{RUN}/settings/{{stage}}.json",
+        f"{RUN}/settings/{{parts}}.json",
     log:
-        f"{RUN}/logs/settings_{{stage}}.log",
+        f"{RUN}/logs/settings/{{parts}}.log",
+    wildcard_constraints:
+        parts=f"({'|'.join(STAGES)})(/[^/]+)*",
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: json.dumps(stage_settings(CONFIG, wildcards.stage), indent=2),
+        settings=lambda wildcards: json.dumps(stage_settings(CONFIG, *wildcards.parts.split("/")), indent=2),
     shell:
         "printf '%s\\n' {params.settings:q} > {output:q} 2> {log:q}"

@@ -19,18 +19,18 @@ rule evaluate:
         "titans-genomics evaluate --config {input.settings:q} 2>&1 | tee -i {log:q}"
 
 
-rule downstream:
+rule species:
     input:
-        settings=f"{RUN}/settings/downstream.json",
+        settings=f"{RUN}/settings/species.json",
         store=f"{RUN}/tokens.done",
         weights=f"{RUN}/train/titans/model.safetensors",
-        species=[entry.path for entry in CONFIG.downstream.species if entry.path],
+        files=[entry.path for entry in CONFIG.species.classes if entry.path],
     output:
-        f"{RUN}/downstream/species.json",
+        f"{RUN}/species/species.json",
     log:
-        f"{RUN}/logs/downstream.log",
+        f"{RUN}/logs/species.log",
     benchmark:
-        f"{RUN}/benchmarks/downstream.tsv"
+        f"{RUN}/benchmarks/species.tsv"
     conda:
         "../../environment.yml"
     threads: 8
@@ -38,4 +38,47 @@ rule downstream:
         mem_mb=8000,
         gpu=min(GPUS, 1),
     shell:
-        "titans-genomics downstream --config {input.settings:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics species --config {input.settings:q} 2>&1 | tee -i {log:q}"
+
+
+rule needle:
+    input:
+        settings=f"{RUN}/settings/needle.json",
+        store=f"{RUN}/tokens.done",
+        weights=expand(f"{RUN}/train/{{model}}/model.safetensors", model=MODELS),
+    output:
+        f"{RUN}/needle/needle.json",
+    log:
+        f"{RUN}/logs/needle.log",
+    benchmark:
+        f"{RUN}/benchmarks/needle.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    shell:
+        "titans-genomics needle --config {input.settings:q} 2>&1 | tee -i {log:q}"
+
+
+rule variants:
+    input:
+        settings=f"{RUN}/settings/variants.json",
+        store=f"{RUN}/tokens.done",
+        weights=expand(f"{RUN}/train/{{model}}/model.safetensors", model=MODELS),
+        sets=[entry.path for entry in CONFIG.variants.sets],
+    output:
+        f"{RUN}/variants/variants.json",
+    log:
+        f"{RUN}/logs/variants.log",
+    benchmark:
+        f"{RUN}/benchmarks/variants.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    shell:
+        "titans-genomics variants --config {input.settings:q} 2>&1 | tee -i {log:q}"

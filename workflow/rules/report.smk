@@ -4,7 +4,11 @@ rule report:
         store=f"{RUN}/tokens.done",
         training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS),
         evaluate=f"{RUN}/evaluate/evaluate.json",
-        downstream=[f"{RUN}/downstream/species.json"] if CONFIG.downstream.species else [],
+        species=[f"{RUN}/species/species.json"] if CONFIG.species.classes else [],
+        downstream=expand(f"{RUN}/downstream/{{dataset}}/table.json", dataset=CONFIG.datasets),
+        needle=[f"{RUN}/needle/needle.json"] if CONFIG.needle.lengths else [],
+        variants=[f"{RUN}/variants/variants.json"] if CONFIG.variants.sets else [],
+        ablations=[f"{RUN}/ablations.json"] if CONFIG.compare else [],
     output:
         html=report(f"{RUN}/report.html", caption="../report/report.rst", category="Report"),
         metrics=report(f"{RUN}/metrics.json", caption="../report/metrics.rst", category="Numbers"),

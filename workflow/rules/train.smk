@@ -1,6 +1,6 @@
 rule train:
     input:
-        settings=f"{RUN}/settings/train.json",
+        settings=f"{RUN}/settings/train/{{model}}.json",
         store=f"{RUN}/tokens.done",
     output:
         # Not last.ckpt and metrics.csv: Snakemake deletes outputs before a job, and a killed run goes on from those.

@@ -1,0 +1,159 @@
+# Labelled datasets: prepare, fit (one job per trial and seed), score (chooses on validation, reads the test set once), table.
+#
+#   snakemake downstream --configfile FILE             the datasets that the config lists
+#   snakemake genomic_benchmarks --configfile FILE     a suite, or one of its datasets by name, with the models of the config
+
+from titans_genomics.config_downstream import FITTED
+from titans_genomics.suites import SUITES
+from titans_genomics.tasks.plan import plan
+
+OWN = {dataset.key: dataset for dataset in CONFIG.downstream.datasets}
+OFFICIAL = {dataset.name for suite in SUITES.values() for dataset in suite.datasets}
+DATASET = f"{RUN}/downstream/{{dataset}}"
+PREPARED = [f"{DATASET}/data/sequences.parquet", f"{DATASET}/data/dataset.json"]
+
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, [*OFFICIAL, *OWN])),
+    method="finetune|lora|scratch|probe|knn|cnn|kmer",
+    seed=r"\d+",
+
+
+def own_files(wildcards):
+    """The files of a dataset of one's own; folders are not followed, so that their times do not count."""
+    entry = OWN.get(wildcards.dataset)
+    return [path for path in (entry.path, entry.test) if path and not path.is_dir()] if entry else []
+
+
+def trained(wildcards):
+    """What a method needs of training: weights, only the tokenizer, or nothing."""
+    if wildcards.model not in MODELS:
+        return []
+    if wildcards.method == "scratch":
+        return [f"{RUN}/tokens.done"]
+    return [f"{RUN}/tokens.done", f"{RUN}/train/{wildcards.model}/model.safetensors"]
+
+
+def fits(wildcards):
+    """All trials and seeds that a score chooses from."""
+    if wildcards.method not in FITTED:
+        return []
+    return expand(
+        f"{DATASET}/{{method}}/{{model}}/{{trial}}/seed{{seed}}/fit.json",
+        dataset=wildcards.dataset,
+        method=wildcards.method,
+        model=wildcards.model,
+        trial=CONFIG.downstream.trials(wildcards.method),
+        seed=CONFIG.downstream.seeds,
+    )
+
+
+def scores(wildcards):
+    """All rows of a dataset's table."""
+    return [
+        f"{RUN}/downstream/{wildcards.dataset}/{method}/{model}/score.json"
+        for method, model in plan(CONFIG, wildcards.dataset)
+    ]
+
+
+rule prepare:
+    input:
+        settings=f"{RUN}/settings/prepare/{{dataset}}.json",
+        files=own_files,
+    output:
+        PREPARED,
+    log:
+        f"{RUN}/logs/downstream/{{dataset}}/prepare.log",
+    benchmark:
+        f"{RUN}/benchmarks/downstream/{{dataset}}/prepare.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        network=1,
+    shell:
+        "titans-genomics downstream prepare --config {input.settings:q} --dataset {wildcards.dataset} 2>&1 | tee -i {log:q}"
+
+
+rule fit:
+    input:
+        settings=f"{RUN}/settings/fit/{{dataset}}/{{model}}.json",
+        data=PREPARED,
+        trained=trained,
+    output:
+        # Not last.ckpt: a killed fit goes on from it.
+        summary=f"{DATASET}/{{method}}/{{model}}/{{trial}}/seed{{seed}}/fit.json",
+        weights=f"{DATASET}/{{method}}/{{model}}/{{trial}}/seed{{seed}}/model.safetensors",
+    log:
+        f"{RUN}/logs/downstream/{{dataset}}/{{method}}_{{model}}_{{trial}}_seed{{seed}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/downstream/{{dataset}}/{{method}}_{{model}}_{{trial}}_seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    shell:
+        "titans-genomics downstream fit --config {input.settings:q} --dataset {wildcards.dataset} --method {wildcards.method} "
+        "--model {wildcards.model} --trial {wildcards.trial} --seed {wildcards.seed} 2>&1 | tee -i {log:q}"
+
+
+rule score:
+    input:
+        settings=f"{RUN}/settings/score/{{dataset}}/{{model}}.json",
+        data=PREPARED,
+        trained=trained,
+        fits=fits,
+    output:
+        scores=f"{DATASET}/{{method}}/{{model}}/score.json",
+        predictions=f"{DATASET}/{{method}}/{{model}}/predictions.parquet",
+    log:
+        f"{RUN}/logs/downstream/{{dataset}}/{{method}}_{{model}}_score.log",
+    benchmark:
+        f"{RUN}/benchmarks/downstream/{{dataset}}/{{method}}_{{model}}_score.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+        gpu=min(GPUS, 1),
+    shell:
+        "titans-genomics downstream score --config {input.settings:q} --dataset {wildcards.dataset} --method {wildcards.method} "
+        "--model {wildcards.model} 2>&1 | tee -i {log:q}"
+
+
+rule table:
+    input:
+        settings=f"{RUN}/settings/report.json",
+        data=PREPARED,
+        scores=scores,
+    output:
+        f"{DATASET}/table.json",
+    log:
+        f"{RUN}/logs/downstream/{{dataset}}/table.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "titans-genomics downstream table --config {input.settings:q} --dataset {wildcards.dataset} 2>&1 | tee -i {log:q}"
+
+
+rule downstream:
+    input:
+        expand(f"{DATASET}/table.json", dataset=CONFIG.datasets),
+
+
+for name, datasets in {
+    **{suite.name: [dataset.name for dataset in suite.datasets] for suite in SUITES.values()},
+    **{dataset: [dataset] for dataset in [*OFFICIAL, *OWN]},
+}.items():
+
+    rule:
+        name:
+            name
+        input:
+            expand(f"{DATASET}/table.json", dataset=datasets),
