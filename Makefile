@@ -1,10 +1,12 @@
 # make run        the default run: real sequence files to results/default/report.html
 # make test       the test suite, the default run included (about a quarter of an hour on two cores)
 # make bacteria   17 bacterial genomes of four species, whole species held out; gets them with apt (Debian, Ubuntu)
+# make ablations  Titans without one of its parts at a time, beside the paper's table (three quarters of an hour on two cores)
 # make lint       style of the code and of the workflow
 # make bench-ops  speed and memory beside other implementations (tens of minutes; small sizes: make bench-ops BENCH=--quick)
 # make bench-gpu  the same on an NVIDIA GPU
 # make bench-data  sequence files to tokens, and tokens to windows, beside other ways (half an hour, 7 GB of disk)
+# make bench-downstream  fine-tuning and prediction, sequences per second, each variant beside the Transformer
 # make bench-study  chunk size, depth and stability by loss (docs/studies.md; hours, goes on where it stopped)
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
@@ -20,10 +22,10 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run bacteria test lint bench-ops bench-gpu bench-data bench-study clean
+.PHONY: help setup run bacteria ablations test lint bench-ops bench-gpu bench-data bench-downstream bench-study clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -14
 
 setup: $(READY)
 
@@ -48,6 +50,9 @@ $(GENOMES):
 
 bacteria: $(READY) $(GENOMES)
 	snakemake --configfile configs/bacteria/bacteria.yaml
+
+ablations: $(READY)
+	snakemake ablations --configfile configs/ablations.yaml
 
 test: $(READY)
 	pytest $(TESTS)
@@ -75,6 +80,9 @@ bench-gpu: $(BENCH_READY)
 
 bench-data: $(BENCH_READY)
 	benchmarks/.venv/bin/python -m benchmarks.data $(BENCH)
+
+bench-downstream: $(BENCH_READY)
+	benchmarks/.venv/bin/python -m benchmarks.downstream $(BENCH)
 
 bench-study: $(READY)
 	python -m benchmarks.titans_study --resume $(BENCH)

@@ -232,10 +232,28 @@ def test_windows_to_tune_on_ask_for_what_stands_in_them(store):
             assert given[start + 8 : start + 18].all()
 
 
+def test_tuning_learns_what_can_be_learned(store, small_folder):
+    """A model whose loss falls, one step that is not finite in between, and one where none is."""
+    from titans_genomics.training import build_model
+
+    config = config_of(small_folder, tune_steps=12)
+    model = build_model("titans", config.model).eval()
+    found = needle_tune.tune(model, config, store, "x")
+    assert not model.training
+    assert (found["steps"], found["skipped"], found["stopped"]) == (12, 0, False)
+    assert [row["step"] for row in found["curve"]] == list(range(1, 13))
+    assert found["curve"][-1]["bits"] < found["curve"][0]["bits"]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.head.weight.data[0, 0] = float("nan")
+    broken = needle_tune.tune(model, config, store, "x")
+    assert (broken["steps"], broken["skipped"], broken["stopped"], broken["curve"]) == (10, 10, True, [])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items() if name != "head.weight")
+
+
 def test_windows_grow_to_the_context():
     lengths = [needle_tune.length_at(step, 101, 1024, 96) for step in range(101)]
     assert lengths == sorted(lengths)
-    assert (lengths[0], lengths[40], lengths[80], lengths[100]) == (128, 362, 1024, 1024)
+    assert (lengths[0], lengths[50], lengths[70], lengths[90], lengths[100]) == (128, 128, 362, 1024, 1024)
     assert needle_tune.length_at(0, 1, 100, 96) == 100
     assert needle_tune.length_at(0, 9, 1024, 300) == 300
     with pytest.raises(ValueError, match=r"train\.context.*no room"):

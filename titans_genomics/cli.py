@@ -295,7 +295,7 @@ def downstream_intervals(
 
     Example: titans-genomics downstream intervals genomic_benchmarks/datasets/human_nontata_promoters
     """
-    from titans_genomics.data.intervals import interval_leaks
+    from titans_genomics.data.labelled.intervals import interval_leaks
 
     typer.echo(json.dumps(interval_leaks(folder), indent=2))
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from making import random_bases
 
-from titans_genomics.data import copies as copies_module
 from titans_genomics.data.alphabet import encode
-from titans_genomics.data.copies import distinct, find_copies
-from titans_genomics.data.intervals import Intervals, interval_leaks, interval_overlap
+from titans_genomics.data.labelled import copies as copies_module
+from titans_genomics.data.labelled.copies import distinct, find_copies
+from titans_genomics.data.labelled.intervals import Intervals, interval_leaks, interval_overlap
 
 
 def packed(sequences):

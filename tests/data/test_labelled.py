@@ -21,7 +21,7 @@ from labelled_making import COLUMNS, LAYOUTS, Row, bases, config, example, of, p
 
 from titans_genomics.data.alphabet import decode, reverse_complement
 from titans_genomics.data.labelled import Labelled, draw, load_labelled, prepare
-from titans_genomics.data.labelled_files import read_sheet
+from titans_genomics.data.labelled.files import read_sheet
 
 SPLITS = ("train", "validation", "test")
 

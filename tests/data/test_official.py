@@ -20,8 +20,9 @@ import pytest
 from serving import Site, http_site
 
 from titans_genomics.config import DownstreamConfig
-from titans_genomics.data import official, remote
-from titans_genomics.data.official import locate, unpack
+from titans_genomics.data import remote
+from titans_genomics.data.labelled import official
+from titans_genomics.data.labelled.official import locate, unpack
 from titans_genomics.suites import SuiteDataset, find
 
 PROMOTERS = find("human_nontata_promoters")[0]

@@ -24,7 +24,7 @@ from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune_fit import Fitting, Schedule, trained_weights
 from titans_genomics.tasks.sequences import device_of
 from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary, write_json
-from titans_genomics.training.fit import _compile_kernels, _precision
+from titans_genomics.training.fit import compile_kernels, precision_of
 from titans_genomics.training.logs import Wandb, hardware, say
 
 _TRIAL = re.compile(r"lr([0-9.]+(?:e-?[0-9]+)?)-batch([1-9][0-9]*)")
@@ -103,20 +103,21 @@ def fit(
         max_nonfinite=config.train.max_nonfinite,
         strands=settings.strands,
         seed=seed,
-        bf16=not cnn and _precision(config, "gpu" if device.type == "cuda" else "cpu") == "bf16-mixed",
+        bf16=not cnn and precision_of(config, "gpu" if device.type == "cuda" else "cpu") == "bf16-mixed",
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "fit.json").unlink(missing_ok=True)
     if settings.protocol == "hyenadna":
         say("protocol hyenadna: the best epoch is chosen on the test set, so its score there is optimistic")
     if device.type == "cpu" and not cnn:
-        _compile_kernels(network.backbone, say)  # type: ignore[arg-type]
-    fitting = Fitting(network, data, train, validation, tokenizer, schedule, identity, device, out)
+        compile_kernels(network.backbone, say)  # type: ignore[arg-type]
+    what = f"{data.name}: training {method} {'' if cnn else model}".rstrip()
+    fitting = Fitting(network, data, train, validation, tokenizer, schedule, identity, device, out, what)
     if fitting.resume():
         say(f"going on from {out / 'last.ckpt'}, after epoch {len(fitting.history)} of {schedule.epochs}")
     # in W&B the fits of a dataset are one group
     wandb = Wandb(
-        config.model_copy(update={"run": f"{config.run}-{data.name}"}), f"{method}-{model}-{trial}-seed{seed}", out
+        config, f"{method}-{model}-{trial}-seed{seed}", out, f"{config.run}-{data.name}", job="fit", kept="fit.json"
     )
     try:
         fitting.run(wandb.log)

@@ -116,10 +116,11 @@ class Fitting:
         identity: dict[str, Any],
         device: torch.device,
         out: Path,
+        what: str = "training",
     ) -> None:
         self.network, self.data, self.tokenizer, self.schedule = network.to(device), data, tokenizer, schedule
         self.train, self.validation = np.asarray(train), np.asarray(validation)
-        self.identity, self.device, self.out = identity, device, out
+        self.identity, self.device, self.out, self.what = identity, device, out, what
         self.optimizer = optimiser(network, schedule)
         self.history: list[dict[str, Any]] = []
         self.best_epoch = self.steps = self.skipped = self.skipped_in_a_row = 0
@@ -142,8 +143,7 @@ class Fitting:
             Too many steps in a row were not finite, or the network's answers of no epoch were.
         """
         schedule, done = self.schedule, len(self.history)
-        what = f"training on {self.data.name}"
-        with Progress(schedule.epochs * len(self.train), "sequences", what) as progress:
+        with Progress(schedule.epochs * len(self.train), "sequences", self.what) as progress:
             progress.resume_at(done * len(self.train))
             while not self.finished:
                 row = self.epoch(len(self.history) + 1, progress)

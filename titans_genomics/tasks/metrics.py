@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from titans_genomics.data.labelled_values import METRICS
+from titans_genomics.config_downstream import METRICS
 from titans_genomics.tasks.weighted import parts
 
 _WORK = 1_000_000_000  # sequences x outputs x seeds x resamples of a bootstrap

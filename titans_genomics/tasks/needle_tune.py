@@ -29,8 +29,8 @@ WARMUP = 0.05
 SHORTEST = 128
 """Tokens of the first windows."""
 
-GROWING = 0.8
-"""Share of the steps in which windows grow to the training context."""
+GROWING = (0.5, 0.9)
+"""Between these shares of the steps windows grow to the training context: recall has to be there before distances do."""
 
 ROWS = 2048
 """Tokens of a step at least: short windows are read more side by side than `train.batch_size`."""
@@ -44,6 +44,8 @@ ORDINARY = 0.1
 KNOWN = 8
 """Bases of a motif that say which needle is asked for: the loss counts those behind them."""
 
+KEYS = ("payload_bits", "payload_accuracy", "bits")
+
 CURVE = 50
 """Rows of the learning curve at most."""
 
@@ -54,13 +56,14 @@ def tune(model: Any, config: Config, store: TokenStore, name: str) -> dict[str, 
     Returns
     -------
     dict
-        ``steps``, ``lr``, ``context`` (tokens of the last windows), ``tokens``, ``skipped`` (steps that were not finite), ``seconds``, and ``curve``: rows of ``step``, ``context``,
+        ``steps`` done; ``stopped``: whether ``train.max_nonfinite`` steps in a row were not finite, so that tuning ended with the weights before
+        them; ``lr``, ``context`` (tokens of the last windows), ``tokens``, ``skipped`` (steps that were not finite), ``seconds``, and ``curve``: rows of ``step``, ``context``,
         ``payload_bits`` and ``payload_accuracy`` (of what a repeat gives away), ``bits`` (of everything), means since the row before.
 
     Raises
     ------
     ValueError
-        When a window has no room for a needle and its question, or ``train.max_nonfinite`` steps in a row are not finite.
+        When a window has no room for a needle and its question.
     """
     settings, train, steps = config.needle, config.train, config.needle.tune_steps
     background = Background(store, "train", _trained(store, settings))
@@ -72,7 +75,8 @@ def tune(model: Any, config: Config, store: TokenStore, name: str) -> dict[str, 
         for free, decay in ((False, train.weight_decay), (True, 0.0))
     ]
     optimiser = torch.optim.AdamW(groups, lr=LR, betas=(train.beta1, train.beta2))
-    begun, seen, skipped, in_a_row = time.monotonic(), 0, 0, 0
+    begun, every = time.monotonic(), -(-steps // CURVE)
+    done = seen = skipped = in_a_row = 0
     curve: list[dict[str, float]] = []
     since: list[tuple[float, float, float]] = []
     model.checkpoint_activations = train.checkpoint
@@ -85,30 +89,28 @@ def tune(model: Any, config: Config, store: TokenStore, name: str) -> dict[str, 
                 group["lr"] = LR * schedule(step, steps)
             window, asked = windows(rng, background, settings, context, rows)
             seen += window.size
-            figures = _step(model, optimiser, window, asked, train.clip)
-            in_a_row = 0 if figures else in_a_row + 1
-            if in_a_row >= train.max_nonfinite:
-                raise ValueError(
-                    f"needle.tune_steps: {in_a_row} steps in a row of tuning {name} were not finite, the last at step {step + 1}; lower "
-                    "model.theta_max, or set needle.tune_steps to 0"
-                )
-            if figures is None:
-                skipped += 1
-                continue
-            since.append(figures)
-            progress.update(1, note=f"{context} tokens, {figures[0]:.3f} bits per recalled base")
-            if (step + 1) % max(1, -(-steps // CURVE)) == 0 or step + 1 == steps:
-                figures = dict(
-                    zip(("payload_bits", "payload_accuracy", "bits"), np.mean(since, 0).tolist(), strict=True)
-                )
-                curve.append({"step": step + 1, "context": context, **figures})
+            found = _step(model, optimiser, window, asked, train.clip)
+            if found is None:
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+            else:
+                in_a_row = 0
+                since.append(found)
+            done = step + 1
+            if since and (done % every == 0 or done == steps):
+                means = dict(zip(KEYS, np.mean(since, 0).tolist(), strict=True))
+                curve.append({"step": done, "context": context, **means})
                 since.clear()
+            note = f"{curve[-1]['payload_bits']:.3f} bits per recalled base" if curve else ""
+            progress.update(1, note=f"{context} tokens, {note}")
+            if in_a_row >= train.max_nonfinite:
+                break
     model.eval()
     seconds = round(time.monotonic() - begun, 3)
     return {
-        "steps": steps,
+        "steps": done,
+        "stopped": in_a_row >= train.max_nonfinite,
         "lr": LR,
-        "contexts": contexts,
+        "context": train.context,
         "tokens": seen,
         "skipped": skipped,
         "seconds": seconds,
@@ -158,14 +160,15 @@ def schedule(step: int, steps: int) -> float:
 
 
 def length_at(step: int, steps: int, context: int, least: int) -> int:
-    """Tokens of the windows of a step: from `SHORTEST`, or what holds ``least``, steadily longer up to ``context``."""
+    """Tokens of the windows of a step: `SHORTEST`, or what holds ``least``, then steadily longer up to ``context``."""
     if context < least:
         raise ValueError(
             f"needle.tune_steps: windows of {context} tokens (train.context) have no room for a needle and its question, {least} bases; "
             "shorten needle.motif or needle.payload"
         )
     first = min(context, max(SHORTEST, least))
-    return round(first * (context / first) ** min(1.0, step / max(1.0, GROWING * (steps - 1))))
+    grown = (step / max(1, steps - 1) - GROWING[0]) / (GROWING[1] - GROWING[0])
+    return round(first * (context / first) ** min(1.0, max(0.0, grown)))
 
 
 def windows(

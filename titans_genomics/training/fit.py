@@ -114,7 +114,7 @@ def train(config: Config, store: Path, out: Path, model: str = "titans", resume:
     module.windows, module.identity = windows, identity
     step = state["step"] if state else 0
     if trainer_settings["accelerator"] == "cpu":
-        _compile_kernels(module.model, say if first_process else lambda _: None)
+        compile_kernels(module.model, say if first_process else lambda _: None)
     if step < config.train.max_steps:
         if step and first_process:
             say(f"going on from {last}, step {step} of {config.train.max_steps}")
@@ -126,7 +126,7 @@ def train(config: Config, store: Path, out: Path, model: str = "titans", resume:
                 callbacks=[recorder],
                 default_root_dir=out,
                 accumulate_grad_batches=config.train.accumulate,
-                precision=_precision(config, trainer_settings["accelerator"]),
+                precision=precision_of(config, trainer_settings["accelerator"]),
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
@@ -358,7 +358,7 @@ def _resumable(last: Path, identity: dict[str, Any], max_steps: int) -> dict[str
     )
 
 
-def _compile_kernels(model: nn.Module, say: Callable[[str], None]) -> None:
+def compile_kernels(model: nn.Module, say: Callable[[str], None]) -> None:
     """Read two tokens forward and backward: what takes half a minute the first time on a processor is done, and said, now."""
     note = threading.Timer(
         3.0, say, ["compiling kernels for this processor, up to a minute; later runs find them ready"]
@@ -429,7 +429,7 @@ def _starter(settings: TrainConfig) -> LightningEnvironment | None:
     )
 
 
-def _precision(config: Config, accelerator: str) -> Any:
+def precision_of(config: Config, accelerator: str) -> Any:
     """bf16-mixed where a GPU has it, unless the config says otherwise."""
     if config.train.precision != "auto":
         return config.train.precision

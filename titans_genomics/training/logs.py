@@ -89,13 +89,26 @@ class Wandb:
     config : Config
         The whole run.
     name : str
-        Which model is trained.
+        What is trained.
     out : Path
         Folder in which ``wandb/`` is made.
+    group, job : str
+        W&B's group of runs (default: the run's name) and type of job.
+    kept : str
+        The file that has everything when W&B fails.
     """
 
-    def __init__(self, config: Config, name: str, out: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        out: Path,
+        group: str | None = None,
+        job: str = "train",
+        kept: str = "metrics.csv",
+    ) -> None:
         self._run: Any = None
+        self._kept = kept
         settings = config.train.wandb
         if settings.mode == "disabled":
             return
@@ -108,14 +121,14 @@ class Wandb:
             import wandb
 
             self._run = wandb.init(
-                name=f"{config.run}-{name}",
-                group=config.run,
+                name=f"{group or config.run}-{name}",
+                group=group or config.run,
                 dir=str(out),
                 mode=settings.mode,
                 project=settings.project,
                 entity=settings.entity,
                 tags=list(settings.tags),
-                job_type="train",
+                job_type=job,
                 config={**config.model_dump(mode="json"), "model_name": name},
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
@@ -155,7 +168,7 @@ class Wandb:
         self._run = None
         lines = str(error).strip().splitlines()
         say(
-            f"W&B is off ({type(error).__name__}: {lines[0] if lines else 'no reason given'}); metrics.csv has everything"
+            f"W&B is off ({type(error).__name__}: {lines[0] if lines else 'no reason given'}); {self._kept} has everything"
         )
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from titans_genomics.config import DatasetConfig
-from titans_genomics.data.labelled_files import BAR, Sheet, refuse_foreign
-from titans_genomics.data.labelled_layouts import LABELS, SPLIT_NAMES
+from titans_genomics.data.labelled.files import BAR, Sheet, refuse_foreign
+from titans_genomics.data.labelled.layouts import LABELS, SPLIT_NAMES
 from titans_genomics.data.splits import SPLITS
 
 SEQUENCES = ("sequence", "seq", "dna", "DNA")

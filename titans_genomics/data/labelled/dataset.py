@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from titans_genomics.data.alphabet import decode, encode
-from titans_genomics.data.copies import distinct
-from titans_genomics.data.labelled_columns import flat, letters
-from titans_genomics.data.labelled_splits import hold_out, units
+from titans_genomics.data.labelled.columns import flat, letters
+from titans_genomics.data.labelled.copies import distinct
+from titans_genomics.data.labelled.splits import hold_out, units
 from titans_genomics.data.splits import TEST, TRAIN, VALIDATION
 
 SEQUENCES, DATASET = "sequences.parquet", "dataset.json"

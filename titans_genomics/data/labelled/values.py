@@ -8,16 +8,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from titans_genomics.config import DatasetConfig
+from titans_genomics.config_downstream import METRICS
 from titans_genomics.data.alphabet import IUPAC, N, encode
-from titans_genomics.data.labelled_columns import Rows, as_numbers, as_text, letters
+from titans_genomics.data.labelled.columns import Rows, as_numbers, as_text, letters
 from titans_genomics.data.splits import SPLITS, TRAIN
-
-METRICS = {
-    "classification": ("accuracy", "mcc", "f1", "auroc", "auprc"),
-    "multilabel": ("auroc", "auprc", "f1", "accuracy", "mcc"),
-    "regression": ("r2", "pearson", "spearman"),
-}
-"""Metrics of each task, the default first."""
 
 _KEY = "downstream.datasets[]"
 _LETTERS = "ACGTUN" + "".join(IUPAC)

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from titans_genomics.config import Config, DatasetConfig
-from titans_genomics.data.copies import find_copies
-from titans_genomics.data.labelled_columns import Rows, read_rows
-from titans_genomics.data.labelled_layouts import read_sheets
-from titans_genomics.data.labelled_set import DATASET, SEQUENCES, Labelled, draw, held_out, load_labelled, save_labelled
-from titans_genomics.data.labelled_splits import subsample, units
-from titans_genomics.data.labelled_values import METRICS, read_codes, read_targets
-from titans_genomics.data.official import locate
+from titans_genomics.config_downstream import METRICS
+from titans_genomics.data.labelled.columns import Rows, read_rows
+from titans_genomics.data.labelled.copies import find_copies
+from titans_genomics.data.labelled.dataset import DATASET, SEQUENCES, Labelled, draw, held_out, save_labelled
+from titans_genomics.data.labelled.layouts import read_sheets
+from titans_genomics.data.labelled.official import locate
+from titans_genomics.data.labelled.splits import subsample, units
+from titans_genomics.data.labelled.values import read_codes, read_targets
 from titans_genomics.data.splits import SPLITS, TEST, TRAIN, VALIDATION
-from titans_genomics.suites import find
-
-__all__ = ["Labelled", "draw", "load_labelled", "prepare"]
+from titans_genomics.suites import find, other_sizes
 
 
 def prepare(config: Config, name: str, out: Path) -> dict[str, Any]:
@@ -63,6 +62,9 @@ def prepare(config: Config, name: str, out: Path) -> dict[str, Any]:
         source["test"] = str(settings.test)
     data.info.update(_describe(data), suite=suite, source=source, **facts)
     data.info["warnings"] = rows.warnings + _warnings(data)
+    if suite is not None and facts["limited_to"] is None:
+        other = other_sizes(find(name)[0], data.info["sequences"])
+        data.info["warnings"] += [other] if other else []
     with _whole(Path(out)) as folder:
         save_labelled(data, folder)
     return data.info

@@ -19,7 +19,7 @@ from typing import Literal
 import pyarrow as pa
 
 from titans_genomics.config import DatasetConfig
-from titans_genomics.data.labelled_files import Sheet, read_sheet
+from titans_genomics.data.labelled.files import Sheet, read_sheet
 from titans_genomics.progress import Progress
 
 SPLIT_NAMES = {
