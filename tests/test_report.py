@@ -211,7 +211,11 @@ def test_numbers_read_well():
     assert number(None, 3) == ""
     assert hours(5400, {"gpus": [], "threads": 2}) == "3 CPU-hours"
     assert hours(5400, {"gpus": ["A", "B"], "threads": 8}) == "3 GPU-hours"
-    assert hours(90, {"gpus": [], "threads": 1}) == "0.025 CPU-hours"
+    assert [hours(s, {"gpus": [], "threads": 1}) for s in (9, 90, 9e6)] == [
+        "<0.01 CPU-hours",
+        "0.025 CPU-hours",
+        "2,500 CPU-hours",
+    ]
     assert [duration(s) for s in (7.4, 75.2, 3725)] == ["7 s", "1 min 15 s", "1 h 2 min"]
 
 
@@ -286,7 +290,7 @@ def test_labelled_datasets_are_told_in_full(told):
     text = section(told, "benchmarks")
     for said in (
         "2 classes (no <promoter>, promoter)", "900 train, 200 test; 251 bases", "60 (30.0%) stand verbatim", "90 (45.0%, those included)",
-        "7 sequences stand there with different labels", "Protocol caduceus: chosen on a part of train; test read once", "Means over 2 seeds",
+        "7 sequences stand there with different labels", "Protocol caduceus: chosen on a part of train; test read once", "Means over seeds 0, 1",
         "Titans LMM, fine-tuned", "lr0.001-batch128", "0.910", "0.890 to 0.930", "0.810", "0.790 to 0.830", "+0.032", "+0.010 to +0.050", "28,590", "66 trained",
         "1 CPU-hours", "432", "Titans MAC, linear probe", "k-mer counts, linear", "HyenaDNA, published", "0.966", "hyenadna (selects on test)", "HyenaDNA paper",
         "MCC", "AUROC", "Confusion and calibration of the best row: Titans LMM, fine-tuned", "0.042", "80", "70",
@@ -335,8 +339,8 @@ def test_the_best_row_is_that_of_the_headline_metric(full):
 
 def test_needles_variants_and_ablations_are_told(told):
     text = section(told, "needle")
-    assert "at most depths: Titans LMM 512 bases (65.0% right there)" in text
-    assert "Transformer, Titans MAC, no_conv, four_layers none" in text
+    assert "At most depths it is more of Titans LMM up to 512 bases (65.0% right there)" in text
+    assert "at no length of Transformer, Titans MAC, no_conv, four_layers" in text
     assert "Training windows are 128 tokens" in text
     text = section(told, "variants")
     for said in (

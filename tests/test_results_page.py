@@ -175,7 +175,7 @@ def test_what_is_wrong_with_a_file_is_said(repository):
     out.write_text("{")
     with pytest.raises(ValueError, match=r"full\.json: cannot be read as JSON"):
         write_page([out], page)
-    with pytest.raises(FileNotFoundError, match="titans-genomics results --config FILE"):
+    with pytest.raises(FileNotFoundError, match="titans-genomics results CONFIG"):
         write_page([out.with_name("none.json")], page)
 
 

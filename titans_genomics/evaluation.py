@@ -57,7 +57,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
     dict
         ``sources`` (name to figures) and ``overall`` (all sources together). Figures: ``bases`` scored, ``uniform``,
         ``markov``, ``models`` (each with ``bits_per_base``, ``perplexity``, a 95% interval ``ci95`` over blocks of genome,
-        the paired ``difference_to_markov`` and ``endless``: the same without ever emptying the memory) and ``context``:
+        the paired ``difference_to_markov`` and, of others than "titans", ``difference_to_titans``, and ``endless``: the same without ever emptying the memory) and ``context``:
         bits by the number of tokens read before.
 
     Raises
@@ -323,6 +323,11 @@ def _summarise(
                 },
                 "endless": {"bits_per_base": endless[name].mean},
             }
+            if name != "titans" and "titans" in blocks:
+                models[name]["difference_to_titans"] = {
+                    "bits_per_base": blocks[name].mean - blocks["titans"].mean,
+                    "ci95": _interval((resampled[name] - resampled["titans"]) / drawn),
+                }
     return {
         "bases": bases,
         "uniform": {"bits_per_base": math.log2(letters), "perplexity": float(letters)},

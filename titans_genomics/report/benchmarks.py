@@ -14,7 +14,7 @@ from titans_genomics.report.tables import METRIC_NAMES, hours, matrix, percent
 METHODS = {
     "finetune": "fine-tuned",
     "lora": "fine-tuned, LoRA",
-    "scratch": "from random weights",
+    "scratch": "from scratch",
     "probe": "linear probe",
     "knn": "nearest neighbours",
     "cnn": "CNN of GenomicBenchmarks",
@@ -136,8 +136,9 @@ def leak_text(dataset: dict[str, Any]) -> str:
 def protocol_text(table: dict[str, Any]) -> str:
     """How the rows came about."""
     row = table["rows"][0]
-    seeds = len(row["seeds"])
-    return f"Protocol {row['protocol']}: {row['label']}. Means over {seeds} seed{'s' if seeds > 1 else ''}; intervals are 95%, over test sequences."
+    seeds = [str(own["seed"]) for own in row["seeds"]]
+    drawn = f"Means over seeds {', '.join(seeds)}" if len(seeds) > 1 else f"Seed {seeds[0]}"
+    return f"Protocol {row['protocol']}: {row['label']}. {drawn}; intervals are 95%, over test sequences."
 
 
 def figure(score: dict[str, Any] | None, metric: str) -> dict[str, Any] | None:
@@ -153,7 +154,6 @@ def _row(row: dict[str, Any], metric: str, metrics: list[str], labels: dict[str,
         "test": figure(row["test"], metric),
         "deduplicated": figure(row["deduplicated"], metric),
         "difference": row.get("differences", {}).get("kmer"),
-        "seeds": len(row["seeds"]),
         "parameters": cost["parameters"],
         "trained": cost["trained_parameters"],
         "cost": hours(cost["seconds"], cost["hardware"]),

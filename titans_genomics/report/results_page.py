@@ -169,10 +169,10 @@ def _rounded(value: Any) -> Any:
 def _run(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; make it with `titans-genomics results --config FILE`")
+        raise FileNotFoundError(f"{path}: no such file; make it with `titans-genomics results CONFIG`")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path}: cannot be read as JSON ({error}); make it again with `titans-genomics results --config FILE`"
+            f"{path}: cannot be read as JSON ({error}); make it again with `titans-genomics results CONFIG`"
         ) from None

@@ -55,11 +55,8 @@ def hours(seconds: float, hardware: dict[str, Any]) -> str:
     """What something cost: hours of GPUs where there were some, else of CPU threads."""
     gpus = len(hardware["gpus"])
     spent = seconds * (gpus or hardware["threads"]) / 3600
-    return (
-        f"{spent:.2g} {'GPU' if gpus else 'CPU'}-hours"
-        if spent < 10
-        else f"{spent:,.0f} {'GPU' if gpus else 'CPU'}-hours"
-    )
+    shown = "<0.01" if spent < 0.01 else f"{spent:.2g}" if spent < 10 else f"{spent:,.0f}"
+    return f"{shown} {'GPU' if gpus else 'CPU'}-hours"
 
 
 def machine(hardware: dict[str, Any]) -> str:

@@ -13,21 +13,20 @@ VARIANT_METRICS = ("auroc", "auprc", "spearman", "pearson")
 def needle_text(result: dict[str, Any], labels: dict[str, str]) -> str:
     """What the heat map shows, in words: how far each model recalls more than it does of a needle that was never there."""
     said, silent = [], []
-    for key, kind in (("models", ""), ("tuned", ", trained on needles")):
+    for key, kind in (("models", ""), ("tuned", " (trained on needles)")):
         for name, model in result.get(key, {}).items():
             reached = _reach(model["cells"])
             if reached:
                 length, recall = reached
-                said.append(f"{labels[name]}{kind} {length:,} bases ({percent(recall)} right there)")
+                said.append(f"of {labels[name]}{kind} up to {length:,} bases ({percent(recall)} right there)")
             else:
                 silent.append(f"{labels[name]}{kind}")
     if silent:
-        said.append(f"{', '.join(silent)} none")
+        said.append(f"at no length of {', '.join(silent)}")
     text = (
         f"A motif of {result['motif']} random bases with a payload of {result['payload']} behind it is planted in held-out sequence of "
         f"{result['source']}; later the motif is shown again, and the model goes on by itself. Chance is 25% of the bases of the payload. "
-        f"What counts is how much more is right than of a control, a needle that was never planted. The longest length at which it is more at most depths: "
-        f"{'; '.join(said)}. "
+        f"What counts is how much more is right than of a control, a needle that was never planted. At most depths it is more {'; '.join(said)}. "
     )
     if result["repeated_background"]:
         lengths = ", ".join(f"{length:,}" for length in result["repeated_background"])

@@ -61,7 +61,7 @@ def needle(config: Config, store: Path, models: dict[str, Path], out: Path) -> d
         (the lengths for which the split is too short, so that stretches repeat it), ``seed``, ``train_context``, ``resamples``; ``models``: name to
         ``cells`` (one per length and depth, see `_cells`), ``lengths`` (per length: stretches, seconds, bases per second and
         peak memory), ``seconds``, ``bases_per_second``, ``peak_mb``; ``tuned``: the same after training on needles, with ``tuning``
-        (steps, learning rate, loss), only with ``needle.tune_steps``.
+        (see `needle_tune.tune`), only with ``needle.tune_steps``.
 
     Raises
     ------
@@ -113,7 +113,10 @@ def needle(config: Config, store: Path, models: dict[str, Path], out: Path) -> d
 
 
 def measure(model: Any, settings: NeedleConfig, background: Background, seed: int, what: str) -> dict[str, Any]:
-    """Figures of one model at every length and depth; see `needle`. The same needles and stretches for every model."""
+    """Figures of one model at every length and depth; see `needle`. The same needles and stretches for every model.
+
+    Stretches begin at equal distances on both strands of the split; where it is short for so many they overlap, with needles of their own.
+    """
     counts = {length: stretches(settings, length) for length in settings.lengths}
     cells, lengths = [], []
     begun = time.monotonic()

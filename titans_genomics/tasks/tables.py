@@ -37,7 +37,7 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
         ``dataset``: its dataset.json; ``run``; ``protocol``, ``selected_on`` and ``label``; ``metric``; ``rows``, best first:
         their score.json without what only plots need, each with ``seeds`` (validation and test of the headline metric),
         ``score`` (where the whole of it lies, below ``folder``) and ``differences``: of the headline metric on the test set to
-        "kmer", and of a trained network to "scratch" (the same model from random weights), paired, with 95% interval;
+        "kmer", to "titans" (the same method), and of a trained network to "scratch" (the same model from random weights), paired, with 95% interval;
         ``published``, best first: model, value (a share, as ours are), protocol and source.
 
     Raises
@@ -147,6 +147,8 @@ def _baselines(row: Row) -> list[tuple[str, Row]]:
     """What a row is compared to."""
     method, model = row
     found = [("kmer", ("kmer", "none"))] if method != "kmer" else []
+    if model not in ("none", "titans"):
+        found.append(("titans", (method, "titans")))
     return found + ([("scratch", ("scratch", model))] if method in ("finetune", "lora") else [])
 
 
