@@ -88,11 +88,13 @@ def test_bad_config_is_one_message(tmp_path, stage):
 def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
     genome = tmp_path / "g.fa"
     genome.write_text(">a\nACGT\n")
+    changes = tmp_path / "v.csv"
+    changes.write_text("ref,alt,label\nACGT,ACTT,0\nACGT,ACAT,1\n")
     config = tmp_path / "c.yaml"
     config.write_text(
         f"run: x\ndata: {{sources: [{{path: {genome}}}]}}\n"
         f"species: {{classes: [{{species: A, path: {genome}}}, {{species: B, path: {genome}}}]}}\n"
-        f"needle: {{lengths: [256]}}\nvariants: {{sets: [{{path: {genome}}}]}}\n"
+        f"needle: {{lengths: [256]}}\nvariants: {{sets: [{{path: {changes}}}]}}\n"
     )
     message = fails(stage, "--config", config, cwd=tmp_path)
     assert "titans-genomics" in message.split("error:")[1], "names the command to run first"

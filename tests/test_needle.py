@@ -359,5 +359,14 @@ def test_the_package_gets_the_held_out_sequence_and_the_streamed_model(
     assert found["models"]["titans"][0]["dist"] == 64
 
 
+def test_the_package_itself_on_a_trained_model(small_config, small_store, small_model, tmp_path):
+    pytest.importorskip("recall_bench")
+    found = recall.recall(small_config, small_store, {"titans": small_model}, tmp_path / "r.json", (64,), 3, 32)
+    (row,) = found["models"]["titans"]
+    assert row["n"] == 3
+    assert row["ci_lo"] <= row["copy_advantage"] <= row["ci_hi"]
+    assert abs(row["copy_advantage"]) < 1  # a model of twenty steps recalls nothing
+
+
 def found_bases(path):
     return Background(TokenStore(path), "test").bases

@@ -63,6 +63,18 @@ def test_labels_other_than_0_and_1_are_numbers(tmp_path):
     np.testing.assert_array_equal(found.label, [-0.5, 1e-3, 1])
 
 
+def test_a_part_of_a_set_has_its_labels_in_their_share_and_the_order_of_the_file(tmp_path):
+    rows = [[f"v{i}", "ACGT", "ACAT", str(int(i % 4 == 0))] for i in range(80)]
+    path = write(tmp_path, rows)
+    part = read_variants(VariantSetConfig(path=path, id="id", max_variants=20))
+    assert len(part.ids) == len(part.ref) == len(part.alt) == 20
+    assert part.label.sum() == 5
+    assert [int(name[1:]) % 4 == 0 for name in part.ids] == (part.label == 1).tolist()
+    assert part.ids == sorted(part.ids, key=lambda name: int(name[1:]))
+    assert read_variants(VariantSetConfig(path=path, id="id", max_variants=20)).ids == part.ids
+    assert len(read_variants(VariantSetConfig(path=path, id="id", max_variants=80)).ids) == 80
+
+
 @pytest.mark.parametrize(
     ("row", "changed", "message"),
     [

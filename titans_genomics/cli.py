@@ -418,6 +418,42 @@ def needle(
 
 
 @app.command()
+def recall(
+    config: ConfigFile,
+    store: Store = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
+    ] = None,
+    distances: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Bases between the two copies.")
+    ] = "64,256,1024,4096,16384,65536",
+    trials: Annotated[int, typer.Option(min=2, metavar="N", help="Pairs of windows per distance.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/needle/recall_bench.json.")
+    ] = None,
+) -> None:
+    """The public benchmark recall-bench: how far back does an exact earlier copy of a sequence help?
+
+    Runs the package (pip install recall-bench) on held-out sequence of the run.
+
+    Example: titans-genomics recall --config configs/default.yaml --distances 64,1024
+    """
+    settings = load_config(config)
+    from titans_genomics.tasks.recall import recall as run
+
+    try:
+        gaps = tuple(int(gap) for gap in distances.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--distances {distances}: numbers of bases with commas between them, such as 64,1024"
+        ) from None
+    out = out or settings.folder / "needle" / "recall_bench.json"
+    run(settings, _store(settings, store), _models(settings, model), out, gaps, trials)
+    _wrote(out)
+
+
+@app.command()
 def variants(
     config: ConfigFile,
     store: Store = None,

@@ -327,8 +327,18 @@ class NeedleConfig(Section):
     tune_steps: int = Field(
         0,
         ge=0,
-        description="optimiser steps on needles of train.context bases, training split, before a second measurement; 0: none",
+        description="optimiser steps on needles in windows of up to train.context bases of the training split, before a second measurement; recall takes some hundreds to appear; 0: none",
     )
+
+    @model_validator(mode="after")
+    def _room(self) -> NeedleConfig:
+        needed = len(self.depths) * (self.motif + self.payload)
+        if self.lengths and min(self.lengths) < needed:
+            raise ValueError(
+                f"needle.lengths: {min(self.lengths)} bases have no room for {len(self.depths)} needles (depths) of "
+                f"{self.motif} + {self.payload} bases; lengths must be {needed} or more"
+            )
+        return self
 
 
 # -------------------------------------------------------------------------------------------- variants
@@ -345,6 +355,9 @@ class VariantSetConfig(Section):
     alt: str = Field("alt", min_length=1, description="column of the alternative sequence")
     label: str = Field("label", min_length=1, description="column of the label: 0 and 1, or a number")
     id: str | None = Field(None, min_length=1, description="column of a unique name; default: the row number")
+    max_variants: int | None = Field(
+        None, ge=10, description="use at most so many (drawn by label, always the same); null: all"
+    )
 
     @property
     def key(self) -> str:

@@ -72,7 +72,23 @@ def read_variants(entry: VariantSetConfig) -> VariantSet:
                 f"{path}: row {row}, column {entry.id!r}: {name!r} stands in row {seen[name]} already. Give each variant a name of its own"
             )
     kind = "labels" if set(np.unique(label)) == {0.0, 1.0} else "numbers"
-    return VariantSet(ids, sequences[entry.ref], sequences[entry.alt], label, kind)
+    kept = _sample(label, kind, entry.max_variants)
+    ref, alt = ([sequences[column][row] for row in kept] for column in (entry.ref, entry.alt))
+    return VariantSet([ids[row] for row in kept], ref, alt, label[kept], kind)
+
+
+def _sample(label: np.ndarray, kind: str, most: int | None) -> np.ndarray:
+    """Rows of at most ``most`` variants in the order of the file, each label in its share; the same ones every time."""
+    if most is None or most >= len(label):
+        return np.arange(len(label))
+    order = np.random.default_rng(most).permutation(len(label))
+    if kind == "labels":  # the two labels in turn, in proportion
+        rank = np.empty(len(label))
+        for value in (0.0, 1.0):
+            own = order[label[order] == value]
+            rank[own] = (np.arange(len(own)) + 0.5) / len(own)
+        order = np.argsort(rank, kind="stable")
+    return np.sort(order[:most])
 
 
 def _columns(entry: VariantSetConfig) -> dict[str, list[Any]]:
