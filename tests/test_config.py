@@ -267,6 +267,21 @@ def test_schema_file_is_in_step():
             "metric auroc does not fit task regression",
             id="metric",
         ),
+        pytest.param(
+            with_(downstream={"datasets": [{"path": "data/train.csv"}]}),
+            "'train' is the name of a stage",
+            id="name of a rule",
+        ),
+        pytest.param(
+            with_(downstream={"datasets": [{"path": "my data.csv"}]}),
+            "'my data' cannot be a name",
+            id="name with a blank",
+        ),
+        pytest.param(
+            with_(downstream={"datasets": [{"path": "a$(touch x).csv"}]}), "cannot be a name", id="name for a shell"
+        ),
+        pytest.param(with_(downstream={"datasets": [{"path": ".csv"}]}), "'' cannot be a name", id="no name"),
+        pytest.param(with_(variants={"sets": [{"path": "../x/.."}]}), "cannot be a name", id="name of a variant set"),
         pytest.param(with_(downstream={"finetune": {"lr": [0.1, 0.1]}}), "stands there twice", id="trials"),
         pytest.param(
             with_(downstream={"hub": [{"name": "h", "repo": "a/b", "trust_remote_code": True}]}),
@@ -482,6 +497,7 @@ def test_a_stage_depends_on_its_own_sections_only():
     assert touched(downstream={"methods": ("knn",)}) == {"report"}
     assert touched(downstream={"pooling": "last"}) == {"fit", "score", "report"}
     assert touched(downstream={"seeds": (7,)}) == {"score", "report"}
+    assert touched(downstream={"protocol": "hyenadna"}) == {"prepare", "fit", "score", "report"}
     assert touched(downstream={"max_sequences": 100}) == {"prepare", "fit", "score", "report"}
     assert touched(needle={"motif": 9}) == {"needle", "report"}
     assert touched(variants={"bootstrap": 9}) == {"variants", "report"}

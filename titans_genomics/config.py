@@ -317,6 +317,10 @@ class Config(Section):
             find(name)
         official = {dataset.name for suite in SUITES.values() for dataset in suite.datasets}
         for dataset in self.downstream.datasets:
+            if dataset.key in TARGETS:
+                raise ValueError(
+                    f"downstream.datasets: {dataset.path}: {dataset.key!r} is the name of a stage of the workflow; give the dataset a `name`"
+                )
             if dataset.key in official | set(SUITES):
                 raise ValueError(
                     f"downstream.datasets: the name {dataset.key!r} is that of a benchmark; give the dataset another `name`, or list it "
@@ -369,6 +373,12 @@ class Config(Section):
         return found + [(f"variants.sets.{i}.path", entry.path) for i, entry in enumerate(self.variants.sets)]
 
 
+TARGETS = (
+    "all", "settings", "fetch", "tokenize", "inspect", "train", "evaluate", "species", "needle", "variants", "prepare", "fit",
+    "score", "table", "downstream", "ablations", "report",
+)  # fmt: skip
+"""The rules of the workflow; a dataset's name is one too."""
+
 RESERVED = ("titans", "transformer", "markov", "uniform", "transitions", "none", "kmer", "cnn")
 """Names that a model of ``compare`` cannot have."""
 
@@ -389,9 +399,8 @@ STAGES: dict[str, set[str]] = {
 """The sections that each stage depends on; a change in any other section leaves its results as they are."""
 
 _ROWS = {"methods", "models", "hub"}
-_FITTING = {"protocol", "validation", "pooling", "strands", "finetune"}
 _UNUSED = {
-    "prepare": _ROWS | _FITTING | {"kmer", "neighbours", "bootstrap", "seeds"},
+    "prepare": _ROWS | {"pooling", "strands", "finetune", "kmer", "neighbours", "bootstrap", "seeds"},
     "fit": _ROWS | {"kmer", "neighbours", "bootstrap", "seeds"},
     "score": {"methods", "models"},
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from titans_genomics.config_data import Fraction, Name, Section, SourceConfig
 
@@ -30,6 +30,19 @@ FITTED: tuple[Method, ...] = ("finetune", "lora", "scratch", "cnn")
 
 
 # ----------------------------------------------------------------------------------------- benchmarks
+
+
+_NAME = TypeAdapter(Name)
+
+
+def _check_key(key: str, path: Path) -> None:
+    """Raise ValueError when the name that is taken from a file cannot be one."""
+    try:
+        _NAME.validate_python(key)
+    except ValidationError:
+        raise ValueError(
+            f"{path}: {key!r} cannot be a name (letters, digits, . _ and -, beginning with a letter or digit); give a `name`"
+        ) from None
 
 
 class PublishedConfig(Section):
@@ -99,6 +112,11 @@ class DatasetConfig(Section):
     def key(self) -> str:
         """The dataset's name in results."""
         return self.name or self.path.name.split(".")[0]
+
+    @model_validator(mode="after")
+    def _named(self) -> DatasetConfig:
+        _check_key(self.key, self.path)
+        return self
 
     @model_validator(mode="after")
     def _columns(self) -> DatasetConfig:
@@ -363,6 +381,11 @@ class VariantSetConfig(Section):
     def key(self) -> str:
         """The set's name in results."""
         return self.name or self.path.name.split(".")[0]
+
+    @model_validator(mode="after")
+    def _named(self) -> VariantSetConfig:
+        _check_key(self.key, self.path)
+        return self
 
 
 class VariantsConfig(Section):

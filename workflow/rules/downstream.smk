@@ -20,9 +20,25 @@ wildcard_constraints:
 
 
 def own_files(wildcards):
-    """The files of a dataset of one's own; folders are not followed, so that their times do not count."""
+    """The files of a dataset of one's own; of a folder what divides it: the files of the splits, and the folders of classes, whose
+    times change when files come and go."""
     entry = OWN.get(wildcards.dataset)
-    return [path for path in (entry.path, entry.test) if path and not path.is_dir()] if entry else []
+    found = []
+    for path in (entry.path, entry.test) if entry else []:
+        if path and path.is_dir():
+            top = [inner for inner in (path, path / "data") if inner.is_dir()]
+            inside = sorted(file for folder in top for file in folder.iterdir() if not file.name.startswith("."))
+            found += [file for file in inside if file.is_file()]
+            found += [
+                file
+                for folder in inside
+                if folder.is_dir()
+                for file in sorted(folder.iterdir())
+                if not file.name.startswith(".")
+            ]
+        elif path:
+            found.append(path)
+    return found
 
 
 def trained(wildcards):
@@ -73,7 +89,7 @@ rule prepare:
         mem_mb=8000,
         network=1,
     shell:
-        "titans-genomics downstream prepare --config {input.settings:q} --dataset {wildcards.dataset} 2>&1 | tee -i {log:q}"
+        "titans-genomics downstream prepare --config {input.settings:q} --dataset {wildcards.dataset:q} 2>&1 | tee -i {log:q}"
 
 
 rule fit:
@@ -96,7 +112,7 @@ rule fit:
         mem_mb=8000,
         gpu=min(GPUS, 1),
     shell:
-        "titans-genomics downstream fit --config {input.settings:q} --dataset {wildcards.dataset} --method {wildcards.method} "
+        "titans-genomics downstream fit --config {input.settings:q} --dataset {wildcards.dataset:q} --method {wildcards.method} "
         "--model {wildcards.model} --trial {wildcards.trial} --seed {wildcards.seed} 2>&1 | tee -i {log:q}"
 
 
@@ -120,7 +136,7 @@ rule score:
         mem_mb=8000,
         gpu=min(GPUS, 1),
     shell:
-        "titans-genomics downstream score --config {input.settings:q} --dataset {wildcards.dataset} --method {wildcards.method} "
+        "titans-genomics downstream score --config {input.settings:q} --dataset {wildcards.dataset:q} --method {wildcards.method} "
         "--model {wildcards.model} 2>&1 | tee -i {log:q}"
 
 
@@ -139,7 +155,7 @@ rule table:
     resources:
         mem_mb=4000,
     shell:
-        "titans-genomics downstream table --config {input.settings:q} --dataset {wildcards.dataset} 2>&1 | tee -i {log:q}"
+        "titans-genomics downstream table --config {input.settings:q} --dataset {wildcards.dataset:q} 2>&1 | tee -i {log:q}"
 
 
 rule downstream:
