@@ -25,7 +25,7 @@ from titans_genomics.data.tokenizers import Kmers, Nucleotides
 from titans_genomics.models import Titans, TitansConfig
 from titans_genomics.models.classifier import CNN, Classifier
 from titans_genomics.tasks import finetune_fit
-from titans_genomics.tasks.finetune import fit, load_fitted
+from titans_genomics.tasks.finetune import difference, fit, identity, load_fitted
 from titans_genomics.tasks.finetune_fit import Fitting, Schedule
 from titans_genomics.tasks.sequences import batches, padded, predict
 
@@ -360,6 +360,38 @@ def test_hyenadna_chooses_on_the_test_set_and_says_so(settings, start, islands, 
     }
 
 
+def _ended_after(fitting, epochs):
+    """Train on, and have the first epoch be the best."""
+    real = fitting._rank
+    fitting._rank = lambda row: (float(row["epoch"] == 1), real(row)[1])
+    for epoch in range(len(fitting.history) + 1, epochs + 1):
+        fitting.epoch(epoch, _Silent())
+
+
+def test_the_best_weights_outlive_a_kill_that_leaves_only_the_checkpoint(tmp_path):
+    """A workflow removes model.safetensors, an output of the job, when the job is killed."""
+    first = a_fitting(tmp_path, epochs=3)
+    _ended_after(first, 1)
+    best = {name: value.clone() for name, value in finetune_fit.trained_weights(first.network).items()}
+    _ended_after(first, 2)
+    (tmp_path / "model.safetensors").unlink(missing_ok=True)
+    second = a_fitting(tmp_path, epochs=3)
+    assert second.resume()
+    _ended_after(second, 3)
+    second.run(lambda *_: None)
+    assert second.best_epoch == 1
+    kept = load_file(tmp_path / "model.safetensors")
+    assert set(kept) == set(best)
+    assert all(torch.equal(value, kept[name]) for name, value in best.items())
+    (tmp_path / "model.safetensors").unlink()  # killed after the last epoch, before fit.json
+    third = a_fitting(tmp_path, epochs=3)
+    assert third.resume()
+    third.run(lambda *_: None)
+    again = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in best.items())
+    assert not torch.equal(best["head.weight"], third.network.head.weight)
+
+
 def test_a_killed_fit_ends_with_the_weights_it_would_have_had(
     settings, start, small_store, small_model, prepared, tmp_path
 ):
@@ -390,6 +422,7 @@ finetune.fit(config, Path({str(small_store)!r}), Path({str(prepared / "islands")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
     assert (tmp_path / "killed" / "last.ckpt").is_file()
+    (tmp_path / "killed" / "model.safetensors").unlink(missing_ok=True)  # as Snakemake does
     assert not (tmp_path / "killed" / "fit.json").exists()
     again = start(config=config, out=tmp_path / "killed")
     assert _without_times(again) == _without_times(whole)
@@ -423,6 +456,38 @@ def test_a_cnn_that_goes_on_has_its_batch_statistics(tmp_path):
     assert _without_times({"epochs": whole.history}) == _without_times({"epochs": second.history})
 
 
+def _with_vocabulary(store, out):
+    """A copy of a token store whose tokens stand for others, as many of them."""
+    shutil.copytree(store, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["vocabulary"][:2] = reversed(manifest["vocabulary"][:2])
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_the_identity_of_a_fit_knows_what_the_weights_depend_on(
+    settings, config, islands, small_store, small_model, tmp_path
+):
+    def of(config=config, store=small_store, data=islands, method="scratch", folder=None):
+        return identity(config, store, data, folder, method, "titans", "lr0.1-batch8", 0)
+
+    assert difference(of(), of()) is None
+    other = _with_vocabulary(small_store, tmp_path / "tokens")
+    assert difference(of(), of(store=other)).startswith("tokenizer is ")
+    assert difference(of(method="cnn"), of(method="cnn", store=tmp_path / "nowhere")) is None
+    split = replace(islands, split=np.roll(islands.split, 1))
+    assert difference(of(), of(data=split)).startswith("data is ")
+    weights = shutil.copytree(small_model, tmp_path / "model")
+    with (weights / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    one, two = (of(method="finetune", folder=folder) for folder in (small_model, weights))
+    assert difference(one, two).startswith("pretrained is ")
+    longer = changed(settings, finetune={"epochs": 4, "patience": 3})
+    assert difference(of(), of(longer)) == "finetune.epochs is 3 there and 4 now"
+    wider = parse_config(settings | {"model": settings["model"] | {"d_model": 32}}, "test")
+    assert difference(of(), of(wider)) == "model.d_model is 16 there and 32 now"
+
+
 # ------------------------------------------------------------------------------------------ bad input
 
 
@@ -448,6 +513,8 @@ def test_a_model_that_is_not_the_one_asked_for_is_refused(
         fit(other, *arguments, small_model, "finetune", "titans", "lr0.1-batch8", 0, tmp_path)
     with pytest.raises(FileNotFoundError, match="no trained model"):
         fit(config, *arguments, tmp_path, "finetune", "titans", "lr0.1-batch8", 0, tmp_path)
+    with pytest.raises(ValueError, match="model 'lstm' is not one of this run's: titans"):
+        fit(config, *arguments, tmp_path, "finetune", "lstm", "lr0.1-batch8", 0, tmp_path)
     with pytest.raises(ValueError, match="'knn' trains no network"):
         fit(config, *arguments, None, "knn", "titans", "lr0.1-batch8", 0, tmp_path)
 
@@ -456,6 +523,9 @@ def test_what_is_loaded_belongs_together(settings, start, config, small_store, s
     with pytest.raises(FileNotFoundError, match="no fit here"):
         load_fitted(config, small_store, tmp_path)
     start("lora")
+    other = _with_vocabulary(small_store, tmp_path / "tokens")
+    with pytest.raises(ValueError, match=r"was fitted with another config \(tokenizer is .* there and .* now\)"):
+        load_fitted(config, other, tmp_path / "fit")
     wider = parse_config(settings | {"model": settings["model"] | {"n_layers": 2}}, "test")
     with pytest.raises(ValueError, match="was fitted with another config"):
         load_fitted(wider, small_store, tmp_path / "fit")

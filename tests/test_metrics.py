@@ -241,27 +241,74 @@ def test_bootstrap_is_that_of_resampled_sequences(task):
     n, times = 50, 60
     make = {"classification": lambda s: classified(n, 3, s), "multilabel": lambda s: labelled(n, 2, s)}
     made = make.get(task, lambda s: measured(n, 2, s))
-    (first, targets), (second, _) = made(11), made(12)
-    found = bootstrap(task, [first, second], targets, times, 13)
+    targets = made(11)[1]
+    seeds = [made(seed)[0] for seed in (11, 12, 13)]
+    found = bootstrap(task, seeds, targets, times, 13)
     assert set(found) == set(METRICS[task])
-    rng = np.random.default_rng(13)
+    rng, of_seeds = np.random.default_rng(13), np.random.default_rng((13, 3))
     rows = []
     for _ in range(times):
-        drawn = rng.integers(n, size=n)  # one draw for both seeds
-        rows.append([metrics_of(task, scores[drawn], targets[drawn]) for scores in (first, second)])
+        drawn = rng.integers(n, size=n)  # one draw of sequences for all seeds
+        chosen = [seeds[i] for i in of_seeds.integers(3, size=2)]
+        rows.append([metrics_of(task, scores[drawn], targets[drawn]) for scores in chosen])
     for name, ends in found.items():
         expected = np.quantile([np.mean([own[name] for own in row]) for row in rows], [0.025, 0.975])
         assert ends == pytest.approx(expected, abs=1e-9)
-    assert bootstrap(task, [first, second], targets, times, 13) == found
-    assert bootstrap(task, [first, second], targets, times, 14) != found
+    assert bootstrap(task, seeds, targets, times, 13) == found
+    assert bootstrap(task, seeds, targets, times, 14) != found
 
 
-def test_seeds_share_their_resamples():
-    """Of seeds that are wrong where others are right the mean does not vary; of independent draws it would."""
-    targets = np.arange(100) % 2
-    guess = np.where(np.arange(100) < 50, targets, 1 - targets)
-    both = [np.eye(2)[guess], np.eye(2)[1 - guess]]
-    assert bootstrap("classification", both, targets, 50, 0)["accuracy"] == pytest.approx([0.5, 0.5])
+def test_one_seed_has_the_interval_of_resampled_sequences():
+    scores, targets = classified(80, 3, seed=30)
+    found = bootstrap("classification", [scores], targets, 100, 4)["accuracy"]
+    rng = np.random.default_rng(4)
+    right = scores.argmax(1) == targets
+    expected = [right[rng.integers(80, size=80)].mean() for _ in range(100)]
+    assert found == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+    assert bootstrap("classification", [scores] * 5, targets, 100, 4)["accuracy"] == pytest.approx(found)
+
+
+def test_interval_spans_the_spread_of_seeds():
+    """Of seeds with all but the same test sequences right the spread of the mean is that of the seeds, s / sqrt(S)."""
+    n, seeds = 20_000, 20
+    targets = np.arange(n) % 2
+    skills = np.random.default_rng(31).uniform(0.6, 0.9, size=seeds)
+    scores = [np.eye(2)[np.where(np.arange(n) % 1000 < 1000 * skill, targets, 1 - targets)] for skill in skills]
+    low, high = bootstrap("classification", scores, targets, 400, 0)["accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * skills.std(ddof=1) / np.sqrt(seeds), rel=0.15)
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_copies_in_one_unit_count_once(task):
+    n = 60
+    make = {"classification": lambda s: classified(n, 3, s), "multilabel": lambda s: labelled(n, 2, s)}
+    made = make.get(task, lambda s: measured(n, 2, s))
+    (first, targets), (second, _) = made(32), made(33)
+    copies = np.random.default_rng(37).permutation(np.repeat(np.arange(n), 4))
+    fourfold = [first[copies], second[copies]]
+    once = bootstrap(task, [first, second], targets, 100, 5)
+    together = bootstrap(task, fourfold, targets[copies], 100, 5, units=copies * 7 + 3)
+    for name, ends in once.items():
+        assert together[name] == pytest.approx(ends, abs=1e-9)
+    once = bootstrap(task, [first], targets, 100, 5)
+    alone = bootstrap(task, fourfold[:1], targets[copies], 100, 5)
+    for name, (low, high) in once.items():
+        assert high - low > 1.4 * (alone[name][1] - alone[name][0])  # 2 in the limit
+    metric = METRICS[task][0]
+    once = paired_difference(task, metric, [first], [second], targets, 100, 5)
+    together = paired_difference(task, metric, fourfold[:1], fourfold[1:], targets[copies], 100, 5, units=copies)
+    assert together["ci95"] == pytest.approx(once["ci95"], abs=1e-9)
+
+
+def test_units_of_one_sequence_each_are_no_units():
+    (a, targets), (b, _) = classified(70, 3, seed=34), classified(70, 3, seed=35)
+    each = np.arange(70)
+    assert bootstrap("classification", [a, b], targets, 50, 6, units=each) == bootstrap(
+        "classification", [a, b], targets, 50, 6
+    )
+    assert paired_difference("classification", "mcc", [a], [b], targets, 50, 6, units=each) == paired_difference(
+        "classification", "mcc", [a], [b], targets, 50, 6
+    )
 
 
 def test_without_resamples_there_are_no_intervals():
@@ -324,6 +371,35 @@ def test_difference_is_that_of_means_on_the_same_resamples():
     turned = paired_difference("classification", "auroc", [b, c], [a], targets, 100, 3)
     assert turned["difference"] == pytest.approx(-found["difference"])
     assert turned["ci95"] == pytest.approx([-found["ci95"][1], -found["ci95"][0]])
+
+
+def test_models_share_resampled_sequences_and_seeds():
+    """Every seed of b is right where that of a is, and on one sequence in ten more: seeds that differ widely cancel."""
+    n = 1000
+    targets = np.arange(n) % 2
+    place = np.random.default_rng(36).permutation(n)
+    a, b = (
+        [np.eye(2)[np.where(place < most, targets, 1 - targets)] for most in range(least, least + 500, 100)]
+        for least in (400, 500)
+    )
+    found = paired_difference("classification", "accuracy", b, a, targets, 200, 0)
+    assert found["difference"] == pytest.approx(0.1)
+    assert 0.08 < found["ci95"][0] < 0.1 < found["ci95"][1] < 0.12
+    turned = paired_difference("classification", "accuracy", b[::-1], a, targets, 200, 0)  # seeds of others
+    assert turned["ci95"][0] < -0.05 < 0.25 < turned["ci95"][1]
+
+
+def test_models_that_differ_in_their_seeds_only_seldom_seem_to_differ():
+    """Accuracies of 0.8 with a standard deviation over seeds of 0.05: resampled test sets alone part half of the pairs."""
+    n, apart = 400, 0
+    for draw in range(60):
+        rng = np.random.default_rng(draw)
+        targets = rng.integers(2, size=n)
+        right = rng.random((10, n)) < 0.8 + 0.05 * rng.normal(size=(10, 1))
+        scores = list(np.eye(2)[np.where(right, targets, 1 - targets)])
+        low, high = paired_difference("classification", "accuracy", scores[:5], scores[5:], targets, 60, draw)["ci95"]
+        apart += not low <= 0 <= high
+    assert 0.01 <= apart / 60 <= 0.2
 
 
 def test_difference_that_is_not_defined():

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,12 +18,13 @@ from small import small_settings
 from titans_genomics.config import parse_config
 from titans_genomics.data.alphabet import encode, reverse_complement
 from titans_genomics.data.labelled import draw, load_labelled, prepare
+from titans_genomics.data.labelled.splits import units
 from titans_genomics.data.store import TokenStore
 from titans_genomics.suites import find
-from titans_genomics.tasks import embeddings
+from titans_genomics.tasks import embeddings, outcomes
 from titans_genomics.tasks import score as scoring
 from titans_genomics.tasks.finetune import fit
-from titans_genomics.tasks.metrics import metrics_of, paired_difference
+from titans_genomics.tasks.metrics import bootstrap, metrics_of, paired_difference
 from titans_genomics.tasks.plan import plan
 from titans_genomics.tasks.score import score
 from titans_genomics.tasks.tables import table, text
@@ -234,11 +236,12 @@ def test_twice_the_same_and_what_the_predictions_say(config, small_store, scored
     data = load_labelled(scored / "data")
     test = np.flatnonzero(data.split == 2)
     predictions = pq.read_table(scored / row[0] / row[1] / "predictions.parquet").to_pandas()
-    assert list(predictions.columns) == ["seed", "id", "target", "score_0", "score_1"]
+    assert list(predictions.columns) == ["seed", "id", "unit", "target", "score_0", "score_1"]
     assert len(predictions) == 2 * len(test) == 80
     for own in written["seeds"]:
         rows = predictions[predictions.seed == own["seed"]]
         assert rows.id.tolist() == [data.ids[i] for i in test]
+        assert rows.unit.tolist() == units(data.same, data.groups)[0][test].tolist()
         scores = rows[["score_0", "score_1"]].to_numpy()
         assert scores.dtype == np.float32
         assert own["test"] == pytest.approx(metrics_of("classification", scores, rows.target.to_numpy()))
@@ -262,7 +265,7 @@ def test_twice_the_same_and_what_the_predictions_say(config, small_store, scored
 def test_the_trial_is_the_best_on_validation_and_the_first_of_equals(
     small_folder, settings, small_store, folder, models
 ):
-    config = config_of(small_folder, settings, finetune={"lr": [0.01, 0.02], "batch_size": [32]})
+    config = config_of(small_folder, settings, finetune={**settings["finetune"], "lr": [0.01, 0.02]})
     trials = config.downstream.trials("finetune")
     own = folder / "finetune" / "titans"
     shutil.copytree(own / trials[0], own / trials[1])
@@ -275,6 +278,7 @@ def test_the_trial_is_the_best_on_validation_and_the_first_of_equals(
                 path = own / trial / f"seed{seed}" / "fit.json"
                 content = json.loads(path.read_text())
                 content["validation"]["accuracy"] = value
+                content["identity"]["trial"] = trial
                 path.write_text(json.dumps(content))
 
     pretend([(0.9, 0.5), (0.7, 0.8)])
@@ -296,7 +300,7 @@ def test_the_trial_is_the_best_on_validation_and_the_first_of_equals(
 
 
 def test_a_missing_fit_is_an_error_that_names_the_command(small_folder, settings, small_store, folder, models):
-    config = config_of(small_folder, settings, finetune={"lr": [0.01, 0.02], "batch_size": [32]})
+    config = config_of(small_folder, settings, finetune={**settings["finetune"], "lr": [0.01, 0.02]})
     expected = (
         "downstream fit --config FILE --dataset made --method scratch --model titans --trial lr0.02-batch32 --seed 0"
     )
@@ -304,11 +308,61 @@ def test_a_missing_fit_is_an_error_that_names_the_command(small_folder, settings
         score(config, small_store, folder, models, "scratch", "titans")
 
 
-@pytest.mark.parametrize("changes", [{"pooling": "last"}, {"validation": 0.3}, {"protocol": "hyenadna"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooling": "last"},
+        {"validation": 0.3},
+        {"protocol": "hyenadna"},
+        {"finetune": {"lr": [0.01], "batch_size": [32], "epochs": 2}},
+    ],
+    ids=str,
+)
 def test_fits_of_other_settings_are_an_error(small_folder, settings, small_store, folder, models, changes):
     (key,) = changes
-    with pytest.raises(ValueError, match=rf"fit.json: {key} is .* there and .* now; run"):
+    key = "finetune.epochs" if key == "finetune" else key
+    expected = rf"fit.json: {key} is .* there and .* now; run `titans-genomics downstream fit .* --seed 0` again"
+    with pytest.raises(ValueError, match=expected):
         score(config_of(small_folder, settings, **changes), small_store, folder, models, "finetune", "titans")
+
+
+def another_preparation(small_folder, settings, folder, **columns):
+    """The dataset prepared again in ``folder``, from a file with other columns; the config."""
+    table = pd.read_csv(small_folder / "made.csv").assign(**columns)
+    path = folder.parent / "made.csv"
+    table.to_csv(path, index=False)
+    config = config_of(small_folder, settings, datasets=[{"path": str(path)}])
+    prepare(config, NAME, folder / "data")
+    return config
+
+
+def test_fits_on_another_split_or_of_one_seed_are_an_error(small_folder, settings, small_store, folder, models):
+    own = folder / "scratch" / "titans" / "lr0.01-batch32"
+    shutil.copytree(own / "seed1", own / "seed0", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"seed0/fit.json: seed is 1 there and 0 now; run .* --seed 0` again"):
+        score(config_of(small_folder, settings), small_store, folder, models, "scratch", "titans")
+    config = another_preparation(small_folder, settings, folder, split=["train"] * 90 + ["test"] * 50)
+    with pytest.raises(ValueError, match=r"seed0/fit.json: data is .* there and .* now; run .* --seed 0` again"):
+        score(config, small_store, folder, models, "finetune", "titans")
+
+
+def test_fits_from_other_weights_or_none_are_an_error(config, small_store, folder, models, tmp_path):
+    own = shutil.copytree(models, tmp_path / "train")
+    weights = load_file(own / "titans" / "model.safetensors")
+    save_file({k: v * 2 if k == "norm.weight" else v for k, v in weights.items()}, own / "titans" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"fit.json: pretrained is .* there and .* now; run"):
+        score(config, small_store, folder, own, "finetune", "titans")
+    score(config, small_store, folder, own, "scratch", "titans")
+    with pytest.raises(FileNotFoundError, match="no trained model"):
+        score(config, small_store, folder, tmp_path, "finetune", "titans")
+
+
+def test_the_data_are_hashed_once_for_all_fits(config, small_store, folder, models, monkeypatch):
+    calls = []
+    real = outcomes.identity
+    monkeypatch.setattr(outcomes, "identity", lambda *arguments: calls.append(1) or real(*arguments))
+    score(config, small_store, folder, models, "finetune", "titans")
+    assert len(calls) == 1
 
 
 def test_the_hyenadna_protocol_chooses_on_test_and_says_so(small_folder, settings, small_store, folder, models):
@@ -350,6 +404,11 @@ def test_method_and_model_that_do_not_go_together_are_an_error(
         score(config, small_store, folder, models, method, model)
 
 
+def test_a_method_that_there_is_not_is_an_error(config, small_store, folder, models):
+    with pytest.raises(ValueError, match="method 'boost' is not known; choose finetune, lora, "):
+        score(config, small_store, folder, models, "boost", "titans")
+
+
 def test_the_cnn_and_kmers_need_neither_tokens_nor_models(small_folder, settings, folder, tmp_path):
     config = config_of(small_folder, settings, methods=["cnn", "kmer"], seeds=[0])
     (trial,) = config.downstream.trials("cnn")
@@ -381,7 +440,7 @@ def test_several_labels_and_values(small_folder, settings, small_store, models, 
         assert "confusion" not in found
         assert found["test"][found["metric"]]["ci95"] is not None
         names = pq.read_schema(folder / row[0] / row[1] / "predictions.parquet").names
-        assert names == ["seed", "id", "target_0", "target_1", "score_0", "score_1"]
+        assert names == ["seed", "id", "unit", "target_0", "target_1", "score_0", "score_1"]
     best = {row["method"]: row["test"][row["metric"]]["mean"] for row in table(config, folder)["rows"]}
     assert best["kmer"] > 0.8  # composition says it all
 
@@ -403,10 +462,10 @@ def test_the_table_has_every_row_best_first_with_paired_differences(config, scor
     def predictions(method):
         own = pq.read_table(scored / rows[method]["score"].replace("score.json", "predictions.parquet")).to_pandas()
         each = [part for _, part in own.groupby("seed")]
-        return [part[["score_0", "score_1"]].to_numpy() for part in each], each[0].target.to_numpy()
+        return [part[["score_0", "score_1"]].to_numpy() for part in each], each[0].target.to_numpy(), each[0].unit
 
-    (ours, targets), (theirs, _) = predictions("finetune"), predictions("scratch")
-    expected = paired_difference("classification", "accuracy", ours, theirs, targets, 50, config.seed)
+    (ours, targets, unit), (theirs, *_) = predictions("finetune"), predictions("scratch")
+    expected = paired_difference("classification", "accuracy", ours, theirs, targets, 50, config.seed, unit.to_numpy())
     assert rows["finetune"]["differences"]["scratch"] == expected
     for row in found["rows"]:
         for name, difference in row["differences"].items():
@@ -439,12 +498,81 @@ def test_a_row_that_is_not_there_is_an_error_that_names_the_command(config, scor
         table(config, folder)
 
 
-@pytest.mark.parametrize("changes", [{"protocol": "hyenadna"}, {"seeds": [0, 1, 2]}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": "hyenadna"},
+        {"seeds": [0, 1, 2]},
+        {"pooling": "last"},
+        {"strands": "given"},
+        {"validation": 0.3},
+        {"bootstrap": 60},
+        {"kmer": 3},
+        {"neighbours": [1, 3]},
+        {"finetune": {"lr": [0.02], "batch_size": [32], "epochs": 1}},
+        {"finetune": {"lr": [0.01], "batch_size": [32], "epochs": 2}},
+    ],
+    ids=str,
+)
 def test_rows_of_other_settings_are_an_error(small_folder, settings, scored, tmp_path, changes):
     folder = shutil.copytree(scored, tmp_path / NAME)
     (key,) = changes
-    with pytest.raises(ValueError, match=rf"score.json: {key} is .* there and .* now; run"):
+    key = {"finetune": r"(trials|finetune\.epochs)"}.get(key, key)
+    with pytest.raises(ValueError, match=rf"score.json: {key} is .* there and .* now; run `titans-genomics downstream"):
         table(config_of(small_folder, settings, **changes), folder)
+
+
+def test_rows_of_another_preparation_are_an_error(small_folder, settings, small_store, scored, models, tmp_path):
+    folder = shutil.copytree(scored, tmp_path / NAME)
+    labels = pd.read_csv(small_folder / "made.csv").label
+    config = another_preparation(small_folder, settings, folder, label=labels.to_list()[:100] + ["rich", "plain"] * 20)
+    score(config, small_store, folder, models, "kmer", "none")
+    expected = r"score.json: sequences_sha256 is .* there and .* now; run .* --method finetune --model titans` again"
+    with pytest.raises(ValueError, match=expected):
+        table(config, folder)
+    (folder / "data" / "sequences.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="downstream prepare --config FILE --dataset made"):
+        table(config, folder)
+
+
+def test_rows_with_other_targets_are_an_error(config, scored, tmp_path):
+    folder = shutil.copytree(scored, tmp_path / NAME)
+    path = folder / "knn" / "titans" / "predictions.parquet"
+    predictions = pq.read_table(path)
+    at = predictions.column_names.index("target")
+    turned = 1 - predictions["target"].to_numpy()
+    pq.write_table(predictions.set_column(at, "target", [turned]), path)
+    with pytest.raises(ValueError, match="of other targets than those of knn/titans"):
+        table(config, folder)
+
+
+def test_of_one_seed_the_table_says_what_its_intervals_leave_out(small_folder, settings, small_store, folder, models):
+    config = config_of(small_folder, settings, methods=["kmer"], seeds=[0])
+    score(config, small_store, folder, models, "kmer", "none")
+    said = "(one seed: the spread of training is not in the intervals)"
+    found = table(config, folder)
+    assert text(found).splitlines()[0].endswith(said)
+    more = found["rows"][0]["seeds"] * 2
+    assert said not in text(found | {"rows": [found["rows"][0] | {"seeds": more}]})
+
+
+def test_identical_test_sequences_are_drawn_together(small_folder, settings, small_store, folder, models):
+    """Every second of the test sequences is the same."""
+    table = pd.read_csv(small_folder / "made.csv")
+    first = table.sequence[100]
+    sequences = [first if i >= 100 and i % 2 == 0 else own for i, own in enumerate(table.sequence)]
+    config = another_preparation(
+        small_folder, settings, folder, sequence=sequences, label=table.label.to_list()[:100] + ["plain"] * 40
+    )
+    found = score(config, small_store, folder, models, "kmer", "none")
+    own = pq.read_table(folder / "kmer" / "none" / "predictions.parquet").to_pandas()
+    scores = [part[["score_0", "score_1"]].to_numpy() for _, part in own.groupby("seed")]
+    targets, unit = own.target.to_numpy()[:40], own.unit.to_numpy()[:40]
+    assert len(set(unit[::2])) == 1
+    assert len(set(unit[1::2])) > 10
+    arguments = "classification", scores, targets, 50, config.seed
+    ends = found["test"]["accuracy"]["ci95"]
+    assert ends == bootstrap(*arguments, unit)["accuracy"] != bootstrap(*arguments)["accuracy"]
 
 
 def test_rows_on_other_test_sequences_are_an_error(config, scored, tmp_path):

@@ -99,7 +99,7 @@ class DatasetConfig(Section):
     sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="checksum that the file must have (of a folder that of the checksums of its files, which prepare records)",
+        description="checksum that the file must have (of a folder that of the checksums of its files, which prepare records; with a test file that of the checksums of both)",
     )
     published: tuple[PublishedConfig, ...] = Field((), description="figures of others that stand beside the results")
 
@@ -223,7 +223,9 @@ class DownstreamConfig(Section):
     neighbours: tuple[Positive, ...] = Field(
         (1, 5, 20), min_length=1, description="knn: numbers of neighbours that are tried"
     )
-    bootstrap: int = Field(1000, ge=0, description="resamples of the test set for the 95% confidence intervals")
+    bootstrap: int = Field(
+        1000, ge=0, description="resamples of the test set and of the seeds for the 95% confidence intervals"
+    )
     max_sequences: int | None = Field(
         None,
         ge=10,

@@ -9,7 +9,7 @@ from making import random_bases
 
 from titans_genomics.data.alphabet import encode
 from titans_genomics.data.labelled import copies as copies_module
-from titans_genomics.data.labelled.copies import distinct, find_copies
+from titans_genomics.data.labelled.copies import distinct, find_copies, kmer_length
 from titans_genomics.data.labelled.intervals import Intervals, interval_leaks, interval_overlap
 
 
@@ -41,6 +41,10 @@ def naive(references, queries, k, near):
     for query in queries:
         if query in references or turned(query) in references:
             found.append((2, 1.0))
+            continue
+        if len(query) < k:
+            share = float(any("N" not in query and (query in r or turned(query) in r) for r in references))
+            found.append((int(share >= near), share))
             continue
         covered = [set() for _ in held]
         for i, word in enumerate(canonical(query, k)):
@@ -107,10 +111,49 @@ def test_n_is_in_no_shared_kmer():
     assert share == pytest.approx([(30 + 49) / 100])  # the 19 bases between both N are shorter than a k-mer
 
 
-def test_shorter_than_a_kmer_is_compared_as_a_whole():
-    found, share = search(["ACGTTG", random_bases(50)], ["ACGTTG", "CAACGT", "ACGTTC", "T"])
-    assert found.tolist() == [2, 2, 0, 0]
-    assert share.tolist() == [1, 1, 0, 0]
+def test_shorter_than_a_kmer_is_looked_for_as_a_whole():
+    locus = random_bases(50, seed=13)
+    queries = [
+        "ACGTTG",
+        "CAACGT",
+        "ACGTTC",
+        locus[7:25],
+        turned(locus[30:]),
+        locus[7:24] + "N",
+        "N" * 5,
+        locus[7:15] + locus[20:28],
+    ]
+    found, share = search(["ACGTTG", locus], queries)
+    assert found.tolist() == [2, 2, 0, 1, 1, 0, 0, 0]
+    assert share.tolist() == [1, 1, 0, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("median", "k"),
+    [(1, 17), (20, 17), (35.5, 17), (36, 15), (60, 15), (63.5, 15), (64, 16), (72, 18), (84, 21), (400, 21)],
+)
+def test_k_goes_by_the_median_length(median, k):
+    assert kmer_length(median) == k
+
+
+def test_evenly_changed_short_sequences_are_near():
+    originals = [random_bases(63, seed=seed) for seed in range(50)]
+    changed = [  # every 16th base another
+        "".join("CGTA"["ACGT".index(b)] if i % 16 == 15 else b for i, b in enumerate(bases)) for bases in originals
+    ]
+    assert search(originals, changed, k=21)[0].tolist() == [0] * 50
+    found, share = search(originals, [turned(one) for one in changed], k=kmer_length(63))
+    assert found.tolist() == [1] * 50
+    assert share == pytest.approx(60 / 63)
+
+
+@pytest.mark.parametrize(("length", "most"), [(20, 10), (30, 10), (36, 10), (60, 0), (80, 0)])
+def test_random_short_sequences_are_not_near(length, most):
+    """5,000 against 20,000: a few by chance where half is 18 bases or fewer."""
+    codes = np.random.default_rng(length).integers(4, size=25_000 * length).astype(np.uint8)
+    rows = np.arange(25_001)
+    found, _ = find_copies(codes, rows * length, rows[:20_000], rows[20_000:-1], k=kmer_length(length))
+    assert (found == 1).sum() <= most
 
 
 def test_repeats_within_a_sequence_count_once():

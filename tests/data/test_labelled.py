@@ -22,6 +22,7 @@ from labelled_making import COLUMNS, LAYOUTS, Row, bases, config, example, of, p
 from titans_genomics.data.alphabet import decode, reverse_complement
 from titans_genomics.data.labelled import Labelled, draw, load_labelled, prepare
 from titans_genomics.data.labelled.files import read_sheet
+from titans_genomics.data.labelled.preparation import _whole
 
 SPLITS = ("train", "validation", "test")
 
@@ -230,9 +231,31 @@ def test_copies_duplicates_and_contradictions_are_counted(tmp_path):
     ]  # fmt: skip
     data = prepared(write(tmp_path / "d.csv", table(rows, (*COLUMNS, "split"))))
     assert dict(zip(data.ids, data.copies.tolist(), strict=True)) == dict.fromkeys("abcdeo", 0) | {"v": 2, "n": 1}
-    assert data.info["leaks"] == {"test": 3, "verbatim": 1, "near": 2, "verbatim_share": 1 / 3, "near_share": 2 / 3}
+    assert data.info["leaks"] == {
+        "test": 3, "verbatim": 1, "near": 2, "verbatim_share": 1 / 3, "near_share": 2 / 3, "k": 20, "near_from": 0.5,
+    }  # fmt: skip
     assert data.info["duplicates"] == 2
     assert data.info["contradicting"] == 1
+
+
+@pytest.mark.parametrize(("length", "k", "told"), [(30, 17, True), (44, 15, True), (45, 15, False), (200, 21, False)])
+def test_k_goes_by_the_median_length_and_short_sequences_are_told_of(tmp_path, length, k, told):
+    rng = np.random.default_rng(0)
+    rows = [Row(f"{s}{i}", bases(rng, length), "xy"[i % 2], s) for s in ("train", "test") for i in range(6)]
+    info = prepared(write(tmp_path / "d.csv", table(rows, (*COLUMNS, "split")))).info
+    assert info["leaks"]["k"] == k
+    expected = (
+        f"half of the sequences have {length} bases or fewer: near copies of short sequences in train may be missed"
+    )
+    assert any(expected in warning for warning in info["warnings"]) == told
+
+
+def test_a_part_of_a_training_sequence_shorter_than_a_kmer_is_near(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [Row(str(i), bases(rng, 100), "xy"[i % 2]) for i in range(8)]
+    rows += [Row("part", rows[0].sequence[50:65], "x", "test"), Row("other", bases(rng, 15), "y", "test")]
+    data = prepared(write(tmp_path / "d.csv", table(rows, (*COLUMNS, "split"))))
+    assert dict(zip(data.ids[-2:], data.copies[-2:].tolist(), strict=True)) == {"part": 1, "other": 0}
 
 
 # --------------------------------------------------------------------------------------------- targets
@@ -279,7 +302,7 @@ def test_numbers_with_decimals_are_regression(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["csv", "parquet-integers", "parquet-booleans", "fasta"])
 def test_several_columns_are_multilabel(tmp_path, kind):
     rng = np.random.default_rng(0)
-    wanted = rng.integers(2, size=(20, 3))
+    wanted = rng.integers(2, size=(60, 3))
     sequences = [bases(rng, 30) for _ in wanted]
     path = tmp_path / "d"
     if kind == "csv":
@@ -292,7 +315,7 @@ def test_several_columns_are_multilabel(tmp_path, kind):
         pq.write_table(pa.table({"sequence": sequences, **{n: values[:, i] for i, n in enumerate("abc")}}), path)
     data = prepared(path, label=["c", "a", "b"])
     assert (data.task, data.classes, data.metric) == ("multilabel", ("c", "a", "b"), "auroc")
-    found = {decode(data.sequence(i)): data.targets[i].tolist() for i in range(20)}
+    found = {decode(data.sequence(i)): data.targets[i].tolist() for i in range(60)}
     assert found == dict(zip(sequences, wanted[:, [2, 0, 1]].astype(float).tolist(), strict=True))
     train = data.targets[data.split == 0]
     assert data.info["per_class"]["train"] == dict(zip("cab", train.sum(0).astype(int).tolist(), strict=True))
@@ -435,6 +458,59 @@ def test_what_is_written_is_read_back(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["again", "d.csv", "out"]
 
 
+def modified(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder, *folder.iterdir())}
+
+
+def test_what_is_the_same_keeps_its_time(tmp_path):
+    path = write(tmp_path / "d.csv", table(example(), (*COLUMNS, "split")))
+    run = config({"path": str(path)})
+    prepare(run, "d", tmp_path / "out")
+    before = modified(tmp_path / "out")
+    prepare(run, "d", tmp_path / "out")
+    assert modified(tmp_path / "out") == before
+    prepare(config({"path": str(path), "metric": "mcc"}), "d", tmp_path / "out")
+    after = modified(tmp_path / "out")
+    assert all(after[name] > before[name] for name in before)
+    assert load_labelled(tmp_path / "out").metric == "mcc"
+    (tmp_path / "out" / "dataset.json").unlink()
+    prepare(run, "d", tmp_path / "out")
+    assert load_labelled(tmp_path / "out").metric == "accuracy"
+    assert sorted(os.listdir(tmp_path)) == ["d.csv", "out"]
+
+
+def test_the_old_dataset_goes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path = write(tmp_path / "d.csv", table(example(), (*COLUMNS, "split")))
+    prepare(config({"path": str(path)}), "d", tmp_path / "out")
+    before = modified(tmp_path / "out")
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError("Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        prepare(config({"path": str(path), "metric": "mcc"}), "d", tmp_path / "out")
+    assert modified(tmp_path / "out") == before
+    assert sorted(os.listdir(tmp_path)) == ["d.csv", "out"]
+
+
+def test_a_dataset_that_was_set_aside_is_found_again(tmp_path):
+    """A run that was killed between the two renames; the next one fails."""
+    path = write(tmp_path / "d.csv", table(example(), (*COLUMNS, "split")))
+    run = config({"path": str(path)})
+    prepare(run, "d", tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.old")
+    half = write(tmp_path / ".out.partial" / "sequences.parquet", "half")
+    with pytest.raises(OSError, match="full"), _whole(tmp_path / "out"):
+        raise OSError("disk full")
+    assert len(load_labelled(tmp_path / "out")) == 32
+    assert not half.exists()
+    assert sorted(os.listdir(tmp_path)) == ["d.csv", "out"]
+
+
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = write(tmp_path / "d.csv", table(example(), (*COLUMNS, "split")))
     run = config({"path": str(path)})
@@ -463,6 +539,25 @@ def test_checksums(tmp_path):
         "layout": "a folder per class and a file per sequence",
         "sha256": said,
     }
+
+
+def test_the_checksum_covers_the_test_file(tmp_path):
+    make, _ = LAYOUTS["csv"]
+    make(tmp_path, example())
+    said = subprocess.run(
+        "sha256sum train.csv test.csv | sha256sum", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    files = {"test": str(tmp_path / "test.csv"), "sha256": said}
+    assert prepared(tmp_path / "train.csv", **files).info["source"] == {
+        "path": str(tmp_path / "train.csv"),
+        "layout": "CSV, test set in a file of its own",
+        "sha256": said,
+        "test": str(tmp_path / "test.csv"),
+    }
+    text = (tmp_path / "test.csv").read_text()
+    write(tmp_path / "test.csv", text.replace("red", "blue", 1))
+    with pytest.raises(ValueError, match="the SHA-256 checksum is"):
+        prepared(tmp_path / "train.csv", **files)
 
 
 def test_a_dataset_of_a_suite(tmp_path):

@@ -79,6 +79,8 @@ TEXTS = {
     "too-large": ("seq,y\nACGT,1.5\nACGA,1e39\nACGG,2\nACCC,3\n", {}, r"row 2 \(line 3\): column 'label' is '1e39', but 32-bit numbers end before; scale the labels"),
     "multilabel": ("sequence,a,b\nACGT,0,1\nACGA,1,2\nACGC,1,0\n", {"label": ["a", "b"]}, r"row 2 \(line 3\): column 'b' is '2', but multilabel needs 0 or 1. Correct it, or set .*task: regression"),
     "multilabel-text": ("sequence,a,b\nACGT,0,1\nACGA,yes,0\nACGC,1,0\n", {"label": ["a", "b"]}, r"row 2 \(line 3\): column 'a' is 'yes', but multilabel needs a finite number. Correct it"),
+    "constant-of-regression": ("sequence,a,b\nACGT,0.5,1.5\nACGA,1,1.5\nACGC,2,1.5\n", {"label": ["a", "b"], "task": "regression"}, r"d.csv: column 'b' is 1.5 for all training sequences, there is nothing to learn. Remove it from downstream.datasets\[\].label"),
+    "constant-of-multilabel": ("sequence,a,b,c,split\nACGT,0,1,0,train\nACGA,1,1,0,train\nACGC,1,1,1,train\nACCC,1,0,1,test\n", {"label": ["a", "b", "c"]}, r"column 'b' is 1 for all training sequences.* Remove it"),
     "one-group": (GOOD, {"group": "split"}, r"the draw of seed 0 leaves no (validation set|training sequence)"),
     "html": ("<!DOCTYPE html>\n<html><body>404</body></html>\n", {}, r"this is a web page \(HTML\).* Download the file again"),
     "lfs": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", {}, r"this is a Git LFS pointer"),
@@ -145,6 +147,86 @@ def test_parquet_with_lists_as_labels(tmp_path):
 def test_parquet_without_a_sequence(tmp_path):
     path = parquet(tmp_path / "d.parquet", sequence=["ACGT", None, "ACGC"], label=[1, 0, 1])
     assert f"{path}: row 2: an empty sequence" in refused(tmp_path, path)
+
+
+# ------------------------------------------------------------------------- metrics that are not defined
+
+
+def numbers(test: list[object], validation: list[object] = (), train: int = 40) -> str:
+    """A table of numbers to predict: many in train, these in validation and test."""
+    rng = np.random.default_rng(0)
+    splits = {"train": rng.normal(size=train).tolist(), "validation": validation, "test": test}
+    rows = [
+        Row(f"{split}{i}", bases(rng, 40), str(value), split)
+        for split, own in splits.items()
+        for i, value in enumerate(own)
+    ]
+    return table(rows, (*COLUMNS, "split"))
+
+
+def classes(**counts: str) -> str:
+    """A table with the classes of each split, a letter each."""
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(f"{split}{i}", bases(rng, 40), label, split) for split, own in counts.items() for i, label in enumerate(own)
+    ]
+    return table(rows, (*COLUMNS, "split"))
+
+
+def two_labels(test: str, validation: str = "") -> str:
+    """A table with labels a and b; those of train differ."""
+    rng = np.random.default_rng(0)
+    splits = {"train": "00 01 10 11 " * 10, "validation": validation, "test": test}
+    rows = [f"{bases(rng, 40)},{one[0]},{one[1]},{split}\n" for split, own in splits.items() for one in own.split()]
+    return "sequence,a,b,split\n" + "".join(rows)
+
+
+LABELS = {"label": ["a", "b"]}
+UNDEFINED = {
+    "constant-test": (numbers([1.5, 1.5, 1.5]), {}, r"d: r2 is not defined for the test set: the same value of 'label' in all of the 3 sequences. Give a test set with others too"),
+    "test-of-one": (numbers([1.5]), {}, r"r2 is not defined for the test set: the same value of 'label' in all of the 1 sequences"),
+    "constant-validation": (numbers([1.5, 2.5], [0.5, 0.5]), {"metric": "pearson"}, r"pearson is not defined for the validation split: the same value .* in all of the 2 sequences. Add others, or leave it out"),
+    "validation-of-one": (numbers([1.5, 2.5], train=9), {}, r"r2 is not defined for the validation of seed 0: .* in all of the 1 sequences. Raise downstream.validation, or give the dataset a validation split"),
+    "class-alone-in-test": (classes(train="ababab", test="aaa"), {"metric": "auroc"}, r"auroc is not defined for the test set: class 'a' alone in all of the 3 sequences"),
+    "class-alone-in-validation": (classes(train="ababab", validation="bb", test="ab"), {"metric": "mcc"}, r"mcc is not defined for the validation split: class 'b' alone in all of the 2 sequences"),
+    "labels-of-test": (two_labels("01 01 01"), LABELS, r"auroc is not defined for the test set: the same labels in all of the 3 sequences"),
+    "labels-of-validation": (two_labels("01 10", "11 11"), LABELS | {"metric": "auprc"}, r"auprc is not defined for the validation split: the same labels in all of the 2 sequences"),
+    "no-label-in-test": (two_labels("00 00"), LABELS | {"metric": "f1"}, r"f1 is not defined for the test set: no label is 1 in any of the 2 sequences"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNDEFINED)
+def test_metrics_that_are_not_defined(tmp_path, case):
+    text, settings, expected = UNDEFINED[case]
+    assert re.search(expected, refused(tmp_path, write(tmp_path / "d.csv", text), **settings))
+
+
+DEFINED = {
+    "accuracy-of-one-class": (classes(train="ababab", validation="bb", test="aaa"), {}),
+    "classes-that-lack": (classes(train="abcabcabc", validation="bc", test="ab"), {"metric": "auroc"}),
+    "labels-of-which-one-differs": (two_labels("01 11", "00 01"), LABELS),
+    "f1-of-the-same-labels": (two_labels("01 01"), LABELS | {"metric": "f1"}),
+}
+
+
+@pytest.mark.parametrize("case", DEFINED)
+def test_metrics_that_are_defined_all_the_same(tmp_path, case):
+    text, settings = DEFINED[case]
+    info = prepare(config({"path": str(write(tmp_path / "d.csv", text)), **settings}), "d", tmp_path / "out")
+    assert any("of test" in warning for warning in info["warnings"])
+
+
+def test_a_metric_that_is_not_defined_in_a_quick_look(tmp_path):
+    text = numbers([2.5] + [1.5] * 200)
+    downstream = {"max_sequences": 10, "validation": 0.5}
+    found = refused(tmp_path, write(tmp_path / "d.csv", text), downstream)
+    assert re.search(r"r2 is not defined for the test set: .* or raise downstream.max_sequences", found)
+
+
+def test_a_test_set_is_all_that_the_hyenadna_protocol_chooses_by(tmp_path):
+    path = write(tmp_path / "d.csv", classes(train="ababab", validation="bb", test="ab"))
+    run = config({"path": str(path), "metric": "mcc"}, protocol="hyenadna")
+    assert prepare(run, "d", tmp_path / "out")["sequences"]["validation"] == 2
 
 
 # --------------------------------------------------------------------------------------------- folders

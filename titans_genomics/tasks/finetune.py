@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from titans_genomics.config import Config
+from titans_genomics.config import Config, TitansConfig
 from titans_genomics.config_downstream import FITTED
+from titans_genomics.data.folder import TOKENIZER
 from titans_genomics.data.labelled import Labelled, draw, load_labelled
 from titans_genomics.data.store import TokenStore
-from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.data.vocabulary import Tokenizer, digest
 from titans_genomics.models.classifier import CNN, Classifier, Network
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune_fit import Fitting, Schedule, trained_weights
@@ -44,8 +45,8 @@ def fit(
     """Train one network on one dataset, and keep the weights of its best epoch.
 
     Leaves in ``out``: model.safetensors (of "lora" the additions and the head alone), fit.json (written last) and wandb/.
-    Between epochs last.ckpt is there: a killed fit that is started again ends with the weights it would have had. A fit that
-    is there with the same settings, data and weights is not repeated.
+    Until then last.ckpt is there: a killed fit that is started again ends with the weights it would have had. A fit that is
+    there with the same settings, data and weights is not repeated.
 
     Parameters
     ----------
@@ -85,8 +86,8 @@ def fit(
     train, validation, _ = draw(data, settings.protocol, settings.validation, seed)
     torch.manual_seed(seed)
     network, tokenizer, config = _new(config, store, model_folder, method, model, data, train)
-    identity = _identity(config, data, model_folder, method, model, trial, seed)
-    done = _done(out / "fit.json", identity)
+    own = identity(config, store, data, model_folder, method, model, trial, seed)
+    done = _done(out / "fit.json", own)
     if done is not None:
         return done
     device = device_of(config)
@@ -112,7 +113,7 @@ def fit(
     if device.type == "cpu" and not cnn:
         compile_kernels(network.backbone, say)  # type: ignore[arg-type]
     what = f"{data.name}: training {method} {'' if cnn else model}".rstrip()
-    fitting = Fitting(network, data, train, validation, tokenizer, schedule, identity, device, out, what)
+    fitting = Fitting(network, data, train, validation, tokenizer, schedule, own, device, out, what)
     if fitting.resume():
         say(f"going on from {out / 'last.ckpt'}, after epoch {len(fitting.history)} of {schedule.epochs}")
     # in W&B the fits of a dataset are one group
@@ -146,15 +147,15 @@ def fit(
         "hardware": hardware(),
         "outputs": len(data.classes),
         "length": network.length if isinstance(network, CNN) else None,
-        "pretrained": os.path.relpath(model_folder, out) if model_folder is not None and method in _BEGUN else None,
-        "identity": identity,
+        "pretrained": os.path.relpath(model_folder, out) if model_folder is not None and method in BEGUN else None,
+        "identity": own,
     }
     write_json(out / "fit.json", result)
     (out / "last.ckpt").unlink(missing_ok=True)
     return result
 
 
-_BEGUN = ("finetune", "lora")
+BEGUN = ("finetune", "lora")
 """Methods that begin from the weights of the run's training."""
 
 
@@ -164,20 +165,20 @@ def load_fitted(config: Config, store: Path, folder: Path) -> Network:
     Raises
     ------
     FileNotFoundError, ValueError
-        There is none, or it was made with another config, or the weights that its additions belong to have changed since.
+        There is none, or it was made with another config or tokenizer, or its additions belong to other weights.
     """
     folder = Path(folder)
-    fitted = _read(folder / "fit.json")
-    method, model = fitted["method"], fitted["model"]
-    remedy = "fit it again"
+    fitted = read_fit(folder / "fit.json")
+    method, model, remedy = fitted["method"], fitted["model"], "fit it again"
     if method == "cnn":
         network: Network = CNN(fitted["length"], fitted["outputs"])
     else:
-        config = with_vocabulary(config, TokenStore(store))
-        shape = model_config(config, model)
-        differing = _differing(shape.model_dump(mode="json"), fitted["identity"]["shape"])
-        if differing:
-            raise ValueError(f"{folder}: was fitted with another config (model.{differing[0]} differs); {remedy}")
+        tokens = TokenStore(store)
+        shape = model_config(with_vocabulary(config, tokens), model)
+        expected = _network_identity(shape, tokens)
+        found = difference({key: fitted["identity"].get(key) for key in expected}, expected)
+        if found:
+            raise ValueError(f"{folder}: was fitted with another config ({found}); {remedy}")
         if method == "lora":
             base = folder / fitted["pretrained"]
             backbone = load_model(base)
@@ -190,10 +191,10 @@ def load_fitted(config: Config, store: Path, folder: Path) -> Network:
             _add_low_rank(network, fitted["identity"]["finetune.lora_rank"], fitted["identity"]["finetune.lora_alpha"])
     weights = folder / "model.safetensors"
     try:
-        found = load_file(weights)
-        if set(found) != set(trained_weights(network)):
+        tensors = load_file(weights)
+        if set(tensors) != set(trained_weights(network)):
             raise RuntimeError("other tensors than those of the network")
-        network.load_state_dict(found, strict=False)
+        network.load_state_dict(tensors, strict=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{weights}: does not exist; {remedy}") from None
     except (RuntimeError, SafetensorError) as error:
@@ -226,8 +227,9 @@ def _new(
                 "another tokenizer"
             )
         config = with_vocabulary(config, tokens)
+        shape = model_config(config, model)
         if method == "scratch":
-            backbone = build_model(model, model_config(config, model))
+            backbone = build_model(model, shape)
         else:
             if model_folder is None:
                 raise ValueError(f"method {method} begins from a trained model: name its folder")
@@ -261,54 +263,82 @@ def _read_trial(trial: str) -> tuple[float, int]:
     return float(found[1]), int(found[2])
 
 
-def _identity(
-    config: Config, data: Labelled, model_folder: Path | None, method: str, model: str, trial: str, seed: int
+def identity(
+    config: Config,
+    store: Path,
+    data: Labelled,
+    model_folder: Path | None,
+    method: str,
+    model: str,
+    trial: str,
+    seed: int,
 ) -> dict[str, Any]:
     """Everything that the weights depend on, as plain values: a fit goes on, or is taken as done, where all of it is the same."""
-    settings, cnn = config.downstream, method == "cnn"
-    digest = hashlib.sha256()
+    settings = config.downstream
+    content = hashlib.sha256()
     for part in (data.codes, data.offsets, data.targets, data.split, data.groups):
         if part is not None:
-            digest.update(np.ascontiguousarray(part))
-    tuned = settings.finetune.model_dump(mode="json", exclude={"lr", "batch_size"})
-    identity = {
+            content.update(np.ascontiguousarray(part))
+    found = {
         "method": method,
         "model": model,
         "trial": trial,
         "seed": seed,
-        "data": digest.hexdigest(),
+        "data": content.hexdigest(),
         "task": data.task,
         "metric": data.metric,
         "protocol": settings.protocol,
         "validation": settings.validation,
-        "finetune.epochs": tuned.pop("epochs"),
-        "finetune.patience": tuned.pop("patience"),
+        **tuning(config, method),
     }
-    if not cnn:
-        if method != "lora":
-            tuned = {key: value for key, value in tuned.items() if not key.startswith("lora_")}
+    if method != "cnn":
+        tokens = TokenStore(store)
         train = config.train.model_dump(mode="json", include={"beta1", "beta2", "clip", "precision"})
-        identity |= {f"finetune.{key}": value for key, value in tuned.items()}
-        identity |= {f"train.{key}": value for key, value in train.items()}
-        identity |= {"pooling": settings.pooling, "strands": settings.strands}
-        identity["shape"] = model_config(config, model).model_dump(mode="json")
-    if method in _BEGUN:
+        found |= {f"train.{key}": value for key, value in train.items()}
+        found |= {"pooling": settings.pooling, "strands": settings.strands}
+        found |= _network_identity(model_config(with_vocabulary(config, tokens), model), tokens)
+    if method in BEGUN:
         assert model_folder is not None
-        identity["pretrained"] = file_sha256(Path(model_folder) / "model.safetensors")
-    return json.loads(json.dumps(identity))
+        found["pretrained"] = file_sha256(Path(model_folder) / "model.safetensors")
+    return json.loads(json.dumps(found))
 
 
-def _done(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """A fit.json of the same settings, data and weights."""
+def tuning(config: Config, method: str) -> dict[str, Any]:
+    """What a method takes from the section ``downstream.finetune``, trials aside, by dotted key."""
+    found = config.downstream.finetune.model_dump(mode="json", exclude={"lr", "batch_size"})
+    if method == "cnn":
+        found = {key: found[key] for key in ("epochs", "patience")}
+    elif method != "lora":
+        found = {key: value for key, value in found.items() if not key.startswith("lora_")}
+    return {f"finetune.{key}": value for key, value in found.items()}
+
+
+def _network_identity(shape: TitansConfig, tokens: TokenStore) -> dict[str, Any]:
+    """The shape of a network by dotted key, and a digest of what its tokens stand for."""
+    described = tokens.tokenizer.settings | {"vocabulary": tokens.manifest["vocabulary"]}
+    sha256 = digest((tokens.path / TOKENIZER).read_bytes(), described)
+    return {f"model.{key}": value for key, value in shape.model_dump(mode="json").items()} | {"tokenizer": sha256}
+
+
+def difference(found: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """The first key whose value is not the expected one, in words; None where all are."""
+    for key in {**expected, **found}:
+        there, now = found.get(key), expected.get(key)
+        if there != now:
+            return f"{key} is {there!r} there and {now!r} now"
+    return None
+
+
+def _done(path: Path, own: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        found = _read(path)
+        found = read_fit(path)
     except (FileNotFoundError, ValueError):
         return None
-    same = found["identity"] == identity and path.with_name("model.safetensors").is_file()
-    return found if same else None
+    return found if found["identity"] == own and path.with_name("model.safetensors").is_file() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_fit(path: Path) -> dict[str, Any]:
+    """A fit.json. Raises FileNotFoundError, or ValueError when it is damaged."""
     try:
         content = json.loads(path.read_text())
         if "identity" not in content:
@@ -318,7 +348,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not the description of a fit ({error}); fit it again") from None
     return content
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))

@@ -88,8 +88,9 @@ def loss_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class Fitting:
-    """One network on its way; what it was after an epoch is in ``out/last.ckpt``, the best of its epochs in ``out/model.safetensors``.
+    """One network on its way; what it was after an epoch, and after the best one, is in ``out/last.ckpt``.
 
+    ``out/model.safetensors`` is written at the end only: a workflow removes the outputs of a job that was killed.
     Order, strands and dropout of an epoch follow from the seed and its number, so a process that goes on after an epoch does
     what the one before it would have done.
 
@@ -97,6 +98,8 @@ class Fitting:
     ----------
     history : list of dict
         Of every epoch: epoch (from 1), loss, validation, seconds.
+    best : dict of Tensor
+        What `trained_weights` gave after the best epoch.
     best_epoch : int
         That of the best validation metric; of equal ones, or where it is not defined, that of the lower validation loss. 0: none yet.
     trained_seconds : float
@@ -123,6 +126,7 @@ class Fitting:
         self.identity, self.device, self.out, self.what = identity, device, out, what
         self.optimizer = optimiser(network, schedule)
         self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
         self.best_epoch = self.steps = self.skipped = self.skipped_in_a_row = 0
         self.trained_seconds = self.seconds = 0.0
         self.per_epoch = -(-len(self.train) // schedule.batch_size)
@@ -135,7 +139,7 @@ class Fitting:
         return done >= self.schedule.epochs or (done > 0 and done - self.best_epoch >= self.schedule.patience)
 
     def run(self, log: Callable[[dict[str, float], int], None]) -> None:
-        """Train until finished. ``log(figures, epoch)`` is called after every epoch.
+        """Train until finished, and write the weights of the best epoch. ``log(figures, epoch)`` is called after every epoch.
 
         Raises
         ------
@@ -160,6 +164,8 @@ class Fitting:
                 f"{self.out}: after none of {len(self.history)} epochs were the answers finite: lower "
                 f"downstream.finetune.lr (now {schedule.lr:g}), or set train.precision to 32-true"
             )
+        with replacing(self.out / "model.safetensors") as temporary:
+            temporary.write_bytes(save(self.best))
 
     def epoch(self, number: int, progress: Progress) -> dict[str, Any]:
         """Train for one epoch, validate, keep what came out."""
@@ -188,8 +194,7 @@ class Fitting:
         self.history.append(row)
         if validation and (not self.best_epoch or self._rank(row) > self._rank(self.history[self.best_epoch - 1])):
             self.best_epoch = number
-            with replacing(self.out / "model.safetensors") as temporary:
-                temporary.write_bytes(save(trained_weights(self.network)))
+            self.best = {name: value.clone() for name, value in trained_weights(self.network).items()}
         self.trained_seconds += trained
         self.seconds += time.monotonic() - started
         self.save()
@@ -277,6 +282,7 @@ class Fitting:
         state = {
             "identity": self.identity,
             "weights": trained_weights(self.network),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in _KEPT},
         }
@@ -295,6 +301,7 @@ class Fitting:
                 return False
             self.network.load_state_dict(state["weights"], strict=False)
             self.optimizer.load_state_dict(state["optimizer"])
+            self.best = {name: value.cpu() for name, value in state["best"].items()}
             for name in _KEPT:
                 setattr(self, name, state[name])
         except Exception as error:

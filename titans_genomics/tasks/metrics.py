@@ -49,7 +49,7 @@ def metrics_of(task: str, scores: np.ndarray, targets: np.ndarray) -> dict[str, 
     ValueError
         A score is not finite: the model diverged.
     """
-    found = _by_draw(task, [scores], targets, 0, 0, METRICS[task])
+    found = _by_draw(task, [scores], targets, 0, 0, None, METRICS[task])
     return {name: float(values[0, 0]) for name, values in found.items() if np.isfinite(values[0, 0])}
 
 
@@ -60,12 +60,21 @@ def resamples_within(task: str, seeds: int, sequences: int, outputs: int, resamp
 
 
 def bootstrap(
-    task: str, scores_by_seed: Sequence[np.ndarray], targets: np.ndarray, resamples: int, seed: int
+    task: str,
+    scores_by_seed: Sequence[np.ndarray],
+    targets: np.ndarray,
+    resamples: int,
+    seed: int,
+    units: np.ndarray | None = None,
 ) -> dict[str, list[float] | None]:
     """95% percentile intervals of the metrics, mean over seeds.
 
-    Test sequences are drawn with replacement, the same for all seeds: the intervals say how far another test set of
-    this size would lead. Resamples in which a metric is not defined do not count for it.
+    Each resample draws units of test sequences with replacement, the same for all seeds, and, also with replacement,
+    seeds: the intervals say how far another test set of this size and other seeds would lead. Of S seeds S - 1 are
+    drawn: the mean over S of them would vary too little, its variance being (S - 1) / S of that of the mean over new
+    seeds. Few seeds still do not tell their own spread well: where all of the spread is that of the seeds, intervals
+    of 2, 3, 5, 10 and 20 of them hold the truth in 50, 74, 87, 91 and 93% of cases. With one seed its draw is trivial:
+    the interval is that of the test set alone, and other seeds may well lie outside. Resamples in which a metric is not defined do not count for it.
 
     Parameters
     ----------
@@ -76,7 +85,10 @@ def bootstrap(
     resamples
         How often the test set is drawn; of many sequences with many outputs fewer are, `resamples_within`.
     seed
-        Of the draws: with the same seed and number of sequences they are the same for every model.
+        Of the draws: with the same seed, units and number of seeds they are the same for every model.
+    units
+        int64, shape (n,): sequences of the same number, such as copies of one another, are drawn together. None: each
+        alone.
 
     Returns
     -------
@@ -84,8 +96,8 @@ def bootstrap(
         Low and high of every metric that is defined for the test set; None without resamples.
     """
     n = resamples_within(task, len(scores_by_seed), *scores_by_seed[0].shape, resamples)
-    found = _by_draw(task, scores_by_seed, targets, n, seed, METRICS[task])
-    means = {name: values.mean(1) for name, values in found.items()}
+    found = _by_draw(task, scores_by_seed, targets, n, seed, units, METRICS[task])
+    means = {name: _over_seeds(values, seed) for name, values in found.items()}
     return {name: interval(values[1:]) for name, values in means.items() if np.isfinite(values[0])}
 
 
@@ -97,8 +109,19 @@ def paired_difference(
     targets: np.ndarray,
     resamples: int,
     seed: int,
+    units: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """A metric of model a minus that of model b, mean over seeds each, on the same resampled test sets.
+    """A metric of model a minus that of model b, mean over seeds each, on the same resampled test sets and seeds.
+
+    Parameters
+    ----------
+    task, targets, resamples, seed, units
+        As in `bootstrap`.
+    metric
+        One of the task's.
+    a_by_seed, b_by_seed
+        Scores of each seed, as in `metrics_of`. As many of a as of b are taken to be of the same seeds, in this order,
+        and drawn together; else those of a and b are drawn apart.
 
     Returns
     -------
@@ -112,7 +135,10 @@ def paired_difference(
     """
     check_metric(metric, task)
     n = resamples_within(task, len(a_by_seed) + len(b_by_seed), *a_by_seed[0].shape, resamples)
-    a, b = (_by_draw(task, own, targets, n, seed, (metric,))[metric].mean(1) for own in (a_by_seed, b_by_seed))
+    a, b = (
+        _over_seeds(_by_draw(task, own, targets, n, seed, units, (metric,))[metric], seed)
+        for own in (a_by_seed, b_by_seed)
+    )
     if not np.isfinite(a[0] - b[0]):
         return {"difference": None, "ci95": None}
     return {"difference": float(a[0] - b[0]), "ci95": interval(a[1:] - b[1:])}
@@ -130,6 +156,7 @@ def _by_draw(
     targets: np.ndarray,
     resamples: int,
     seed: int,
+    units: np.ndarray | None,
     wanted: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Each metric for the test set itself, then for each resample: (1 + resamples, seeds)."""
@@ -139,9 +166,11 @@ def _by_draw(
         if not np.isfinite(scores).all():
             row = int(np.flatnonzero(~np.isfinite(scores).all(1))[0])
             raise ValueError(f"the scores of sequence {row} are not finite: the model diverged; lower its lr")
+    unit = np.arange(len(targets)) if units is None else np.unique(units, return_inverse=True)[1]
+    assert len(unit) == len(targets)
     columns: dict[str, list[list[list[float]]]] = defaultdict(list)
     for of_seeds in zip(*(parts(task, scores, np.asarray(targets), wanted) for scores in scores_by_seed), strict=True):
-        found = [[of(weights) for of in of_seeds] for weights in _draws(len(targets), resamples, seed)]
+        found = [[of(weights) for of in of_seeds] for weights in _draws(unit, resamples, seed)]
         for name in found[0][0]:
             columns[name].append([[own[name] for own in row] for row in found])
     means = {}
@@ -153,12 +182,21 @@ def _by_draw(
     return means
 
 
-def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Weights of the test set itself, then of each resample: how often each of ``n`` sequences is drawn."""
-    yield np.ones(n)
+def _draws(unit: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights of the test set itself, then of each resample: how often the unit of each sequence, 0 and up, is drawn."""
+    yield np.ones(len(unit))
     rng = np.random.default_rng(seed)
+    n = int(unit.max()) + 1
     for _ in range(resamples):
-        yield np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
+        yield np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)[unit]
+
+
+def _over_seeds(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means over seeds of (1 + resamples, seeds): over all for the test set itself, over drawn ones for each resample."""
+    seeds = values.shape[1]
+    rng = np.random.default_rng((seed, seeds))  # its own, as the test sets are the same for any number of seeds
+    drawn = rng.integers(seeds, size=(len(values) - 1, max(1, seeds - 1)))
+    return np.concatenate([values[:1].mean(1), np.take_along_axis(values[1:], drawn, axis=1).mean(1)])
 
 
 def calibration(scores_by_seed: Sequence[np.ndarray], targets: np.ndarray, bins: int = 10) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from titans_genomics.data.labelled import Labelled
 from titans_genomics.data.store import TokenStore
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.embeddings import Embedding, embed
-from titans_genomics.tasks.finetune import load_fitted
+from titans_genomics.tasks.finetune import BEGUN, difference, identity, load_fitted, read_fit
 from titans_genomics.tasks.hub import embed_hub
 from titans_genomics.tasks.probe import Fitted, Rows, kmer_features, linear, neighbours
 from titans_genomics.tasks.sequences import device_of, predict
-from titans_genomics.training import with_vocabulary
+from titans_genomics.training import check_model, with_vocabulary
 from titans_genomics.training.logs import hardware
 
 
@@ -58,16 +57,19 @@ class Outcome:
 
 
 def from_fits(
-    config: Config, store: Path, folder: Path, data: Labelled, method: str, model: str, test: np.ndarray
+    config: Config,
+    store: Path,
+    folder: Path,
+    models: Path,
+    data: Labelled,
+    method: str,
+    model: str,
+    test: np.ndarray,
 ) -> Outcome:
     """The trial that is best on validation, mean over seeds; the first of equals."""
     settings = config.downstream
     trials = settings.trials(method)
-    fits = {
-        (trial, seed): _read_fit(config, folder, data, method, model, trial, seed)
-        for trial in trials
-        for seed in settings.seeds
-    }
+    fits = _read_fits(config, store, folder, models, data, method, model)
     by_trial = [[_headline(fits[trial, seed], data, folder) for seed in settings.seeds] for trial in trials]
     means = [float(np.mean(values)) for values in by_trial]
     best = int(np.argmax(means))
@@ -104,28 +106,36 @@ def from_fits(
     )
 
 
-def _read_fit(
-    config: Config, folder: Path, data: Labelled, method: str, model: str, trial: str, seed: int
-) -> dict[str, Any]:
-    """A fit.json; FileNotFoundError says how to make it, ValueError that it belongs to another protocol or metric."""
-    path = folder / method / model / trial / f"seed{seed}" / "fit.json"
-    command = (
-        f"titans-genomics downstream fit --config FILE --dataset {folder.name} --method {method} --model {model} "
-        f"--trial {trial} --seed {seed}"
-    )
-    if not path.is_file() or not path.with_name("model.safetensors").is_file():
-        raise FileNotFoundError(f"{path}: this trial was not fitted; run `{command}`")
-    fit = json.loads(path.read_text())
-    settings = config.downstream
-    expected: dict[str, Any] = {"metric": data.metric, "protocol": settings.protocol, "validation": settings.validation}
-    if method != "cnn":
-        expected |= {"pooling": settings.pooling, "strands": settings.strands}
-    for key, value in expected.items():
-        if fit["identity"][key] != value:
-            raise ValueError(
-                f"{path}: {key} is {fit['identity'][key]!r} there and {value!r} now; run `{command}` again"
-            )
-    return fit
+def _read_fits(
+    config: Config, store: Path, folder: Path, models: Path, data: Labelled, method: str, model: str
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """The fit.json of every trial and seed.
+
+    FileNotFoundError says how to make one, ValueError that one is of other settings, data or weights than those of now.
+    """
+    command = f"titans-genomics downstream fit --config FILE --dataset {folder.name} --method {method} --model {model}"
+    trials, seeds = config.downstream.trials(method), config.downstream.seeds
+    paths = {
+        (trial, seed): folder / method / model / trial / f"seed{seed}" / "fit.json"
+        for trial in trials
+        for seed in seeds
+    }
+    for (trial, seed), path in paths.items():
+        if not path.is_file() or not path.with_name("model.safetensors").is_file():
+            raise FileNotFoundError(f"{path}: this trial was not fitted; run `{command} --trial {trial} --seed {seed}`")
+    begun = Path(models) / model if method in BEGUN else None
+    if begun is not None:
+        tokens = TokenStore(store)
+        check_model(with_vocabulary(config, tokens), tokens, begun)
+    expected = identity(config, store, data, begun, method, model, trials[0], seeds[0])
+    fits = {}
+    for (trial, seed), path in paths.items():
+        fit = read_fit(path)
+        found = difference(fit["identity"], expected | {"trial": trial, "seed": seed})
+        if found:
+            raise ValueError(f"{path}: {found}; run `{command} --trial {trial} --seed {seed}` again")
+        fits[trial, seed] = fit
+    return fits
 
 
 def _headline(fit: dict[str, Any], data: Labelled, folder: Path) -> float:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from titans_genomics.config import Config
-from titans_genomics.config_downstream import FITTED, WITHOUT_MODEL
+from titans_genomics.config_downstream import FITTED, WITHOUT_MODEL, Method
 from titans_genomics.data.labelled import Labelled, draw, load_labelled
+from titans_genomics.data.labelled.dataset import SEQUENCES
+from titans_genomics.data.labelled.splits import units
+from titans_genomics.tasks.embeddings import file_sha256
+from titans_genomics.tasks.finetune import tuning
 from titans_genomics.tasks.metrics import bootstrap, calibration, confusion, metrics_of, resamples_within
 from titans_genomics.tasks.outcomes import from_embeddings, from_fits, from_kmers
 from titans_genomics.training import replacing, write_json
@@ -54,7 +58,7 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
     FileNotFoundError
         The dataset, a fit or a model is not there; the command to make it is named.
     ValueError
-        Method and model do not go together, or a fit belongs to another config.
+        Method and model do not go together, or a fit was made with another config, dataset or model.
     """
     settings = config.downstream
     _check_row(config, method, model)
@@ -64,12 +68,13 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
     test = draws[0][2]
     assert all(np.array_equal(rows[2], test) for rows in draws)
     if method in FITTED:
-        outcome = from_fits(config, store, folder, data, method, model, test)
+        outcome = from_fits(config, store, folder, models, data, method, model, test)
     elif method == "kmer":
         outcome = from_kmers(config, data, draws)
     else:
         outcome = from_embeddings(config, store, folder, models, data, draws, method, model)
     targets = data.targets[test]
+    unit = units(data.same, data.groups)[0][test]
     clean = data.copies[test] == 0
     own_test = [metrics_of(data.task, scores, targets) for scores in outcome.scores]
     own_clean = [
@@ -79,13 +84,12 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
         "dataset": data.name,
         "method": method,
         "model": model,
-        "protocol": settings.protocol,
+        "sequences_sha256": file_sha256(folder / "data" / SEQUENCES),
+        **row_settings(config, method),
         "selected_on": "test" if settings.protocol == "hyenadna" else "validation",
         "label": LABELS[settings.protocol],
         "task": data.task,
         "metric": data.metric,
-        "pooling": None if method in WITHOUT_MODEL else settings.pooling,
-        "strands": {"cnn": "given", "kmer": "both"}.get(method, settings.strands),
         "resamples": resamples_within(data.task, len(outcome.scores), *outcome.scores[0].shape, settings.bootstrap),
         "test_sequences": len(test),
         "deduplicated_sequences": int(clean.sum()),
@@ -97,7 +101,7 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
                 settings.seeds, outcome.validation, own_test, own_clean, strict=True
             )
         ],
-        "test": _summary(config, data.task, own_test, outcome.scores, targets),
+        "test": _summary(config, data.task, own_test, outcome.scores, targets, unit),
         "deduplicated": None,
         "hyperparameters": outcome.hyperparameters,
         "cost": outcome.cost,
@@ -106,7 +110,7 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
         result["deduplicated"] = result["test"]
     elif clean.any():
         of_clean = [scores[clean] for scores in outcome.scores]
-        result["deduplicated"] = _summary(config, data.task, own_clean, of_clean, targets[clean])
+        result["deduplicated"] = _summary(config, data.task, own_clean, of_clean, targets[clean], unit[clean])
     if data.task == "classification":
         result["confusion"] = confusion(outcome.scores, targets, len(data.classes)).tolist()
         result["calibration"] = calibration(outcome.scores, targets)
@@ -114,13 +118,31 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
         result["hub"] = outcome.hub
     out = folder / method / model
     out.mkdir(parents=True, exist_ok=True)
-    _write_predictions(out / "predictions.parquet", data, test, settings.seeds, outcome.scores)
+    _write_predictions(out / "predictions.parquet", data, test, unit, settings.seeds, outcome.scores)
     write_json(out / "score.json", result)
     return result
 
 
+def row_settings(config: Config, method: str) -> dict[str, Any]:
+    """What a row depends on beside its dataset, model, trials and seeds, by key of the section ``downstream``."""
+    settings = config.downstream
+    found: dict[str, Any] = {
+        "protocol": settings.protocol,
+        "validation": settings.validation,
+        "bootstrap": settings.bootstrap,
+        "pooling": None if method in WITHOUT_MODEL else settings.pooling,
+        "strands": {"cnn": "given", "kmer": "both"}.get(method, settings.strands),
+    }
+    if method in FITTED:
+        found |= tuning(config, method)
+    used = {"kmer": {"kmer": settings.kmer}, "knn": {"neighbours": list(settings.neighbours)}}
+    return found | used.get(method, {})
+
+
 def _check_row(config: Config, method: str, model: str) -> None:
-    """Raise ValueError for a method and a model that do not go together."""
+    """Raise ValueError for a method that there is not, or a method and a model that do not go together."""
+    if method not in get_args(Method):
+        raise ValueError(f"method {method!r} is not known; choose {', '.join(get_args(Method))}")
     hub = [entry.name for entry in config.downstream.hub] if method == "probe" else []
     known = ["none"] if method in WITHOUT_MODEL else config.models + hub
     if model not in known:
@@ -128,11 +150,16 @@ def _check_row(config: Config, method: str, model: str) -> None:
 
 
 def _summary(
-    config: Config, task: str, by_seed: Sequence[dict[str, float]], scores: list[np.ndarray], targets: np.ndarray
+    config: Config,
+    task: str,
+    by_seed: Sequence[dict[str, float]],
+    scores: list[np.ndarray],
+    targets: np.ndarray,
+    unit: np.ndarray,
 ) -> dict[str, Any]:
     """Mean and standard deviation over seeds (0 of a single one), and the bootstrap interval, of every metric."""
     times = config.downstream.bootstrap
-    intervals = bootstrap(task, scores, targets, times, config.seed) if times else {}
+    intervals = bootstrap(task, scores, targets, times, config.seed, unit) if times else {}
     return {
         metric: {
             "mean": float(np.mean([own[metric] for own in by_seed])),
@@ -145,14 +172,15 @@ def _summary(
 
 
 def _write_predictions(
-    path: Path, data: Labelled, test: np.ndarray, seeds: Sequence[int], scores: list[np.ndarray]
+    path: Path, data: Labelled, test: np.ndarray, unit: np.ndarray, seeds: Sequence[int], scores: list[np.ndarray]
 ) -> None:
-    """Every seed's scores of every test sequence."""
+    """Every seed's scores of every test sequence; ``unit``: those of one number are drawn together."""
     targets = data.targets[test].reshape(len(test), -1)
     names = ["target"] if targets.shape[1] == 1 else [f"target_{i}" for i in range(targets.shape[1])]
     columns: dict[str, Any] = {
         "seed": np.repeat(np.array(seeds, dtype=np.int64), len(test)),
         "id": [data.ids[row] for row in test] * len(seeds),
+        "unit": np.tile(unit.astype(np.int64), len(seeds)),
     }
     columns |= {name: np.tile(targets[:, i], len(seeds)) for i, name in enumerate(names)}
     stacked = np.concatenate(scores)

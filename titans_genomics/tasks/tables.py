@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from titans_genomics.config import Config
+from titans_genomics.config_downstream import FITTED
+from titans_genomics.data.labelled.dataset import DATASET, SEQUENCES
 from titans_genomics.progress import Progress
 from titans_genomics.suites import find
+from titans_genomics.tasks.embeddings import file_sha256
+from titans_genomics.tasks.finetune import difference
 from titans_genomics.tasks.metrics import paired_difference
 from titans_genomics.tasks.plan import plan
+from titans_genomics.tasks.score import row_settings
 from titans_genomics.training import write_json
 
 Row = tuple[str, str]
@@ -45,15 +50,17 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
     FileNotFoundError
         The dataset or a row is not there; the command to make it is named.
     ValueError
-        A row was scored with another protocol, with other seeds or on another test set than the others.
+        A row was scored with other settings, with other seeds or on another preparation of the dataset than those of now.
     """
     folder = Path(folder)
-    dataset = _read(folder / "data" / "dataset.json", f"downstream prepare --config FILE --dataset {folder.name}")
+    prepare = f"downstream prepare --config FILE --dataset {folder.name}"
+    dataset = _read(folder / "data" / DATASET, prepare)
+    sequences = file_sha256(_there(folder / "data" / SEQUENCES, prepare))
     metric = dataset["metric"]
     rows = plan(config, folder.name)
     scores = {row: _read(_path(folder, row, "score.json"), _command(folder, row)) for row in rows}
     for row, score in scores.items():
-        _check(config, folder, row, score, metric)
+        _check(config, folder, row, score, metric, sequences)
     listed = []
     predictions = _Predictions(folder, rows)
     with Progress(len(rows), "rows", f"table of {folder.name}") as progress:
@@ -89,8 +96,10 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
 def text(result: dict[str, Any]) -> str:
     """A table for the terminal: the headline metric of every row, and what was published."""
     metric, dataset = result["metric"], result["dataset"]
+    seeds = len(result["rows"][0]["seeds"])
+    alone = " (one seed: the spread of training is not in the intervals)" if seeds == 1 else ""
     lines = [
-        f"{dataset['name']}: {metric} on test, mean [95% interval] over {len(result['rows'][0]['seeds'])} seed(s), {result['label']}",
+        f"{dataset['name']}: {metric} on test, mean [95% interval] over {seeds} seed(s), {result['label']}{alone}",
         f"{'method':<10} {'model':<16} {metric:<24} {'deduplicated':<24} {'minus kmer':<26}",
     ]
     for row in result["rows"]:
@@ -120,27 +129,33 @@ def _command(folder: Path, row: Row) -> str:
     return f"downstream score --config FILE --dataset {folder.name} --method {row[0]} --model {row[1]}"
 
 
-def _read(path: Path, command: str) -> dict[str, Any]:
+def _there(path: Path, command: str) -> Path:
+    """The path, of a file that is there. Raises FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there yet; run `titans-genomics {command}`")
-    return json.loads(path.read_text())
+    return path
 
 
-def _check(config: Config, folder: Path, row: Row, score: dict[str, Any], metric: str) -> None:
-    """Raise ValueError for a row that does not belong beside the others."""
+def _read(path: Path, command: str) -> dict[str, Any]:
+    return json.loads(_there(path, command).read_text())
+
+
+def _check(config: Config, folder: Path, row: Row, score: dict[str, Any], metric: str, sequences: str) -> None:
+    """Raise ValueError for a row that does not belong beside the others; ``sequences``: checksum of the prepared dataset."""
     expected = {
         "dataset": folder.name,
         "metric": metric,
-        "protocol": config.downstream.protocol,
+        "sequences_sha256": sequences,
+        **row_settings(config, row[0]),
         "seeds": list(config.downstream.seeds),
+        "trials": config.downstream.trials(row[0]) if row[0] in FITTED else [],
     }
-    found = {**score, "seeds": [own["seed"] for own in score["seeds"]]}
-    for key, value in expected.items():
-        if found[key] != value:
-            raise ValueError(
-                f"{_path(folder, row, 'score.json')}: {key} is {found[key]!r} there and {value!r} now; "
-                f"run `titans-genomics {_command(folder, row)}` again"
-            )
+    found = score | {key: [own[key[:-1]] for own in score[key]] for key in ("seeds", "trials")}
+    differing = difference({key: found.get(key) for key in expected}, expected)
+    if differing:
+        raise ValueError(
+            f"{_path(folder, row, 'score.json')}: {differing}; run `titans-genomics {_command(folder, row)}` again"
+        )
 
 
 def _baselines(row: Row) -> list[tuple[str, Row]]:
@@ -182,28 +197,44 @@ def _published(config: Config, dataset: dict[str, Any]) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------- differences
 
 
+class _Predicted(NamedTuple):
+    """What stands in a predictions.parquet: scores of each seed, (n, outputs) float32; of one seed the targets, ids and units."""
+
+    scores: list[np.ndarray]
+    targets: np.ndarray
+    ids: np.ndarray
+    units: np.ndarray
+
+
 class _Predictions:
     """predictions.parquet of the rows of a dataset; those of baselines are read once."""
 
     def __init__(self, folder: Path, rows: list[Row]) -> None:
         self._folder = folder
         self._again = {other for row in rows for _, other in _baselines(row)}
-        self._kept: dict[Row, tuple[list[np.ndarray], np.ndarray, np.ndarray]] = {}
+        self._kept: dict[Row, _Predicted] = {}
 
     def difference(self, config: Config, dataset: dict[str, Any], row: Row, other: Row) -> dict[str, Any]:
         """The headline metric of ``row`` minus that of ``other``, on the same resampled test sequences."""
-        ours, targets, ids = self._of(row)
-        theirs, _, other_ids = self._of(other)
-        if not np.array_equal(ids, other_ids):
+        ours, theirs = self._of(row), self._of(other)
+        same = np.array_equal(ours.ids, theirs.ids)
+        if not same or not np.array_equal(ours.targets, theirs.targets):
             raise ValueError(
-                f"{_path(self._folder, other, 'predictions.parquet')}: of other test sequences than those of {row[0]}/{row[1]}; "
+                f"{_path(self._folder, other, 'predictions.parquet')}: of other {'targets' if same else 'test sequences'} than those of {row[0]}/{row[1]}; "
                 f"run `titans-genomics {_command(self._folder, other)}` and `titans-genomics {_command(self._folder, row)}` again"
             )
-        times = config.downstream.bootstrap
-        return paired_difference(dataset["task"], dataset["metric"], ours, theirs, targets, times, config.seed)
+        return paired_difference(
+            dataset["task"],
+            dataset["metric"],
+            ours.scores,
+            theirs.scores,
+            ours.targets,
+            config.downstream.bootstrap,
+            config.seed,
+            ours.units,
+        )
 
-    def _of(self, row: Row) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Scores of each seed (n, outputs) float32; targets and ids of one seed."""
+    def _of(self, row: Row) -> _Predicted:
         if row in self._kept:
             return self._kept[row]
         path = _path(self._folder, row, "predictions.parquet")
@@ -218,10 +249,11 @@ class _Predictions:
         count = int((seed == seed[0]).sum())
         ids = np.array(columns["id"][:count].to_pylist())
         own = targets[:count]
-        found = (
+        found = _Predicted(
             [scores[start : start + count] for start in range(0, len(scores), count)],
             own[:, 0] if np.issubdtype(own.dtype, np.integer) else own,
             ids,
+            columns["unit"][:count].to_numpy(),
         )
         if row in self._again:
             self._kept[row] = found

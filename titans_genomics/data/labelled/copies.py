@@ -1,9 +1,10 @@
-"""Test sequences that stand in train: verbatim, or for the most part, on either strand.
+"""Test sequences that stand in train: verbatim, or at least half of them, on either strand.
 
 Verbatim is letter by letter, by a digest of the sequence or its reverse complement, whichever is smaller. For the rest
 the k-mers of the test sequences go into a table, the training sequences stream past it, and for every k-mer the
 training sequences that hold it are noted. Then each test sequence is walked once, counting for each of those how many
-bases its k-mers cover. Nothing is sampled: the shares are exact.
+bases its k-mers cover. Nothing is sampled: the shares are exact. A test sequence without room for a k-mer is looked for
+as a whole.
 """
 
 from __future__ import annotations
@@ -23,10 +24,23 @@ from titans_genomics.progress import Progress
 VERBATIM, NEAR, NEITHER = 2, 1, 0
 """What `find_copies` says of a sequence."""
 
+NEAR_SHARE = 0.5
+"""Share of a sequence that has to stand in one other for them to be near copies."""
+
 _BATCH = 23_900_000  # bases of test sequences whose k-mers are in the table at a time: 2**25 slots
 _PIECE = 1 << 20  # bases that a thread takes at a time
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _0, _1, _2, _3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
+
+
+def kmer_length(median: float) -> int:
+    """The k for sequences of this median length: 21, less for short ones, of which few would hold a 21-mer unchanged.
+
+    Not so little that random sequences are near. Below 36 bases one k-mer can be half of a sequence: of random ones of 30
+    bases, against 20,000, 0.5% are near by 15-mers and 0.03% by 17-mers. Of longer ones several k-mers have to stand in
+    the same sequence: of 60 bases none is near by 15-mers, in 20,000 against 230,000.
+    """
+    return min(21, max(15 if median >= 36 else 17, int(median) // 4))
 
 
 def distinct(codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -61,7 +75,7 @@ def find_copies(
     reference_rows: np.ndarray,
     query_rows: np.ndarray,
     k: int = 21,
-    near: float = 0.5,
+    near: float = NEAR_SHARE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of the queries stand in the reference, whole or for the most part.
 
@@ -75,7 +89,7 @@ def find_copies(
     reference_rows, query_rows
         Integers, shapes (references,) and (queries,): which sequences are which.
     k
-        Length of the k-mers, 31 at most; sequences shorter than that are compared as a whole only.
+        Length of the k-mers, 31 at most; of a query shorter than that the whole is looked for.
     near
         Share from which on a sequence is near.
 
@@ -86,7 +100,8 @@ def find_copies(
         least ``near``, else 0.
     share : numpy.ndarray
         float32, shape (queries,): the largest share of the bases that is covered by k-mers which one single sequence
-        of the reference holds as well, on either strand; no k-mer holds an N. 1 of those that stand there verbatim.
+        of the reference holds as well, on either strand; no k-mer holds an N. 1 of those that stand there verbatim, and
+        of a shorter query without N that stands within a sequence there.
     """
     assert 1 <= k <= 31
     reference_rows, query_rows = np.asarray(reference_rows, np.int64), np.asarray(query_rows, np.int64)
@@ -98,7 +113,11 @@ def find_copies(
     open_rows = np.flatnonzero(~verbatim)
     codes = np.asarray(codes, np.uint8).view()
     codes.flags.writeable = False  # the kernels are compiled for one kind of array
-    share[open_rows] = _shares(codes, np.asarray(offsets, np.int64), references, queries[open_rows], k)
+    offsets = np.asarray(offsets, np.int64)
+    room = np.minimum(offsets[queries + 1] - offsets[queries], k)[open_rows]
+    for own in np.unique(room).tolist():  # the whole of a shorter one is a k-mer too
+        rows = open_rows[room == own]
+        share[rows] = _shares(codes, offsets, references, queries[rows], own) if own else 0.0
     copies = np.where(verbatim, VERBATIM, np.where(share >= near, NEAR, NEITHER)).astype(np.uint8)
     return copies[back], share[back]
 

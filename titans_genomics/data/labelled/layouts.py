@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -52,7 +52,8 @@ def read_sheets(settings: DatasetConfig) -> tuple[str, list[Sheet], str]:
         What was found, in words.
     sheets : list of Sheet
     sha256 : str
-        Of a file; of a folder, that of the lines "SHA256  NAME" of the files that were read, sorted by name.
+        Of a file; of a folder, that of the lines "SHA256  NAME" of the files that were read, sorted by name; of a file
+        and a test file, that of both lines, the test file's last.
 
     Raises
     ------
@@ -77,7 +78,13 @@ def read_sheets(settings: DatasetConfig) -> tuple[str, list[Sheet], str]:
     test.split = 2
     if not {"split", settings.split} & sheet.columns.keys():
         sheet.split = 0
-    return f"{sheet.layout}, test set in a file of its own", [sheet, test], _sha256(path)
+    digest = _sha256_of_lines([(path.name, _sha256(path)), (settings.test.name, _sha256(settings.test))])
+    return f"{sheet.layout}, test set in a file of its own", [sheet, test], digest
+
+
+def _sha256_of_lines(digests: Iterable[tuple[str, str]]) -> str:
+    """The checksum of what `sha256sum` prints for several files, from their names and checksums."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -121,8 +128,7 @@ class _Folder:
             if len(classes) < 2 or not all(self._entries(one, "files") for one in classes):
                 raise self._unknown(base)
             layout, sheets = "a folder per class", [self._class(one) for one in classes]
-        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._digests.items()))
-        return layout, sheets, hashlib.sha256(lines.encode()).hexdigest()
+        return layout, sheets, _sha256_of_lines(sorted(self._digests.items()))
 
     def _splits(self, base: Path) -> dict[int, list[Path]]:
         """Files and folders that are named like a split."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 from titans_genomics.config import Config, DatasetConfig
 from titans_genomics.config_downstream import METRICS
 from titans_genomics.data.labelled.columns import Rows, read_rows
-from titans_genomics.data.labelled.copies import find_copies
+from titans_genomics.data.labelled.copies import NEAR_SHARE, find_copies, kmer_length
 from titans_genomics.data.labelled.dataset import DATASET, SEQUENCES, Labelled, draw, held_out, save_labelled
 from titans_genomics.data.labelled.layouts import read_sheets
 from titans_genomics.data.labelled.official import locate
@@ -56,11 +57,12 @@ def prepare(config: Config, name: str, out: Path) -> dict[str, Any]:
     data, facts = _labelled(config, name, settings, rows)
     data = data.take(np.argsort(data.split, kind="stable"))
     reference, test = np.flatnonzero(data.split != TEST), np.flatnonzero(data.split == TEST)
-    data.copies[test] = find_copies(data.codes, data.offsets, reference, test)[0]
+    k = kmer_length(float(np.median(data.lengths)))
+    data.copies[test] = find_copies(data.codes, data.offsets, reference, test, k, NEAR_SHARE)[0]
     source = {"path": str(settings.path), "layout": layout, "sha256": digest}
     if settings.test is not None:
         source["test"] = str(settings.test)
-    data.info.update(_describe(data), suite=suite, source=source, **facts)
+    data.info.update(_describe(data, k), suite=suite, source=source, **facts)
     data.info["warnings"] = rows.warnings + _warnings(data)
     if suite is not None and facts["limited_to"] is None:
         other = other_sizes(find(name)[0], data.info["sequences"])
@@ -173,10 +175,18 @@ def _check_classes(data: Labelled, where: Callable[[int], str], own: np.ndarray,
 
 
 def _check_draws(config: Config, data: Labelled, where: Callable[[int], str]) -> None:
-    """Raise ValueError when the validation of a seed leaves a class, or anything at all, without training sequences."""
+    """Raise ValueError when the validation of a seed leaves a class, or anything at all, without training sequences, or when
+    the headline metric is not defined for the validation of a seed or for the test set, whatever is predicted."""
     settings = config.downstream
+    more = ", or raise downstream.max_sequences" if settings.max_sequences is not None else ""
+    fault = _undefined(data, np.flatnonzero(data.split == TEST))
+    if fault is not None:
+        raise ValueError(
+            f"{data.name}: {data.metric} is not defined for the test set: {fault}. Give a test set with others too, or raise downstream.datasets[].test_share where it is held out{more}"
+        )
     train = np.flatnonzero(data.split == TRAIN)
-    if settings.protocol == "caduceus" and not (data.split == VALIDATION).any():
+    own = (data.split == VALIDATION).any()
+    if settings.protocol == "caduceus" and not own:
         _check_classes(data, where, train, "train and validation", 2)
     for seed in settings.seeds:
         train, validation, _ = draw(data, settings.protocol, settings.validation, seed)
@@ -189,13 +199,36 @@ def _check_draws(config: Config, data: Labelled, where: Callable[[int], str]) ->
                 f"{data.name}: the draw of seed {seed} leaves {what}: what belongs together (downstream.datasets[].group, or the same sequence) is too large. "
                 "Use smaller groups, or give the dataset a validation split"
             )
+        fault = _undefined(data, validation)
+        if fault is not None:
+            which = "validation split" if own else f"validation of seed {seed}"
+            remedy = (
+                "Add others, or leave it out: then downstream.validation of train is held out"
+                if own
+                else "Raise downstream.validation, or give the dataset a validation split"
+            )
+            raise ValueError(f"{data.name}: {data.metric} is not defined for the {which}: {fault}. {remedy}{more}")
+
+
+def _undefined(data: Labelled, rows: np.ndarray) -> str | None:
+    """Why the headline metric of these rows is not defined, whatever is predicted; None when it is."""
+    targets = data.targets[rows]
+    same = (targets == targets[:1]).all(0)
+    if data.task == "regression" and same.any():
+        return f"the same value of {data.classes[int(same.argmax())]!r} in all of the {len(rows):,} sequences"
+    if data.task == "multilabel" and data.metric == "f1" and not targets.any():
+        return f"no label is 1 in any of the {len(rows):,} sequences"
+    if data.metric in ("mcc", "auroc", "auprc") and same.all():
+        what = f"class {data.classes[targets[0]]!r} alone" if data.task == "classification" else "the same labels"
+        return f"{what} in all of the {len(rows):,} sequences"
+    return None
 
 
 # ------------------------------------------------------------------------------------------ description
 
 
-def _describe(data: Labelled) -> dict[str, Any]:
-    """Counts for dataset.json."""
+def _describe(data: Labelled, k: int) -> dict[str, Any]:
+    """Counts for dataset.json; ``k`` is that of the k-mers by which copies were found."""
     parts = {name: np.flatnonzero(data.split == number) for number, name in enumerate(SPLITS)}
     lengths = data.lengths
     train = data.same[parts["train"]]
@@ -213,6 +246,8 @@ def _describe(data: Labelled) -> dict[str, Any]:
             "near": int((test >= 1).sum()),
             "verbatim_share": float((test == 2).mean()),
             "near_share": float((test >= 1).mean()),
+            "k": k,
+            "near_from": NEAR_SHARE,
         },
     }
 
@@ -228,6 +263,11 @@ def _per_class(data: Labelled, rows: np.ndarray) -> dict[str, int]:
 
 def _warnings(data: Labelled) -> list[str]:
     found = []
+    k, median = data.info["leaks"]["k"], data.info["length"]["median"]
+    if median < 3 * k:
+        found.append(
+            f"half of the sequences have {median:g} bases or fewer: near copies of short sequences in train may be missed, as they share no {k} bases in a row"
+        )
     if data.info["contradicting"]:
         found.append(f"{data.info['contradicting']:,} sequences stand there with different labels")
     for split, counts in data.info["per_class"].items():
@@ -247,7 +287,12 @@ def _warnings(data: Labelled) -> list[str]:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A hidden sibling folder that takes the place of ``out`` when the block succeeds, and is removed when it fails."""
+    """A hidden sibling folder that takes the place of ``out`` when the block succeeds, and is removed when it fails.
+
+    Where ``out`` holds the same already it stays as it is, times of its files included: what was made of it is not out of date.
+    """
+    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    _settle(out, partial, old)
     if out.exists():
         foreign = [out.name] if not out.is_dir() else sorted({p.name for p in out.iterdir()} - {SEQUENCES, DATASET})
         foreign = [name for name in foreign if not name.startswith(".snakemake")]
@@ -255,15 +300,26 @@ def _whole(out: Path) -> Iterator[Path]:
             raise ValueError(
                 f"{out}: holds something other than a prepared dataset ({foreign[0]}); it would be replaced. Choose another folder or remove it"
             )
-    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
+        if not _same(partial, out):
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _settle(out, partial, old)
+
+
+def _settle(out: Path, partial: Path, old: Path) -> None:
+    """Remove what a replacement leaves; the old folder goes back to its place where the new one did not get there."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both folders hold the same dataset, byte for byte."""
+    names = (SEQUENCES, DATASET)
+    return all((other / name).is_file() and filecmp.cmp(one / name, other / name, shallow=False) for name in names)

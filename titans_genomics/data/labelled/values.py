@@ -78,7 +78,8 @@ def read_targets(rows: Rows, settings: DatasetConfig) -> tuple[str, tuple[str, .
     Raises
     ------
     ValueError
-        Values that do not go with the task, classes that train lacks, nothing to tell apart, a metric of another task.
+        Values that do not go with the task, classes that train lacks, a label that is the same for all of train, a metric
+        of another task.
     """
     task = settings.task if settings.task != "auto" else _guess(rows, settings)
     if settings.metric is not None and settings.metric not in METRICS[task]:
@@ -150,9 +151,16 @@ def _values(rows: Rows, settings: DatasetConfig, task: str) -> np.ndarray:
         row, number = large[0].tolist()
         raise _unfit(rows, number, settings.label_columns[number], row, "32-bit numbers end before; scale the labels")
     train = targets[rows.split == TRAIN]
-    if len(train) and (train == train[0]).all():
+    constant = (train == train[:1]).all(0) if len(train) else np.zeros(len(columns), dtype=bool)
+    if constant.all():
         raise ValueError(
             f"{settings.path}: all training sequences have the same labels, there is nothing to learn. Name the right column in {_KEY}.label"
+        )
+    if constant.any():
+        number = int(constant.argmax())
+        raise ValueError(
+            f"{settings.path}: column {settings.label_columns[number]!r} is {train[0, number]:g} for all training sequences, there is nothing to learn. "
+            f"Remove it from {_KEY}.label"
         )
     return targets
 
