@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from titans_genomics.data.alphabet import reverse_complement
+from titans_genomics.data.alphabet import decode, encode, reverse_complement
 from titans_genomics.data.labelled import Labelled
 from titans_genomics.tasks import probe
 from titans_genomics.tasks.metrics import metrics_of
@@ -233,6 +233,13 @@ def test_kmer_frequencies_are_those_of_both_strands(k):
     found = probe.kmer_frequencies(*stacked(list(tokens)), k)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.toarray(), kmers(tokens, k)[:, canonical(k)], rtol=1e-6)
+
+
+def test_kmer_frequencies_of_the_strand_given():
+    (row,) = probe.kmer_frequencies(*stacked([encode("AACGT")]), 2, both=False).toarray()
+    assert {decode(np.array(divmod(i, 4), np.uint8)): value for i, value in enumerate(row) if value} == {
+        "AA": 0.25, "AC": 0.25, "CG": 0.25, "GT": 0.25,
+    }  # fmt: skip
 
 
 def test_kmers_of_mixed_lengths_are_those_of_each_sequence_alone_on_either_strand():

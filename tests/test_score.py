@@ -482,6 +482,18 @@ def test_the_table_has_every_row_best_first_with_paired_differences(config, scor
     assert f"{means[0]:.4f}" in lines[2]
 
 
+def test_labels_of_the_strand_that_stands_there(small_folder, settings, small_store, models, tmp_path):
+    """A dataset may say that its labels are those of the strand given, whatever the run says of others."""
+    own = {**settings["datasets"][0], "strands": "given"}
+    config = config_of(small_folder, settings, datasets=[own], methods=["probe", "kmer"])
+    assert config.downstream.strands == "both"
+    folder = tmp_path / NAME
+    prepare(config, NAME, folder / "data")
+    for row in plan(config, NAME):
+        assert score(config, small_store, folder, models, *row)["strands"] == "given"
+    assert {row["strands"] for row in table(config, folder)["rows"]} == {"given"}
+
+
 def test_a_row_that_is_not_asked_for_is_left_out(small_folder, settings, scored, tmp_path):
     folder = shutil.copytree(scored, tmp_path / NAME)
     found = table(config_of(small_folder, settings, methods=["probe", "knn"]), folder)

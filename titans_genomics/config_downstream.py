@@ -90,6 +90,10 @@ class DatasetConfig(Section):
     metric: Metric | None = Field(
         None, description="headline metric; default: accuracy, auroc of multilabel, r2 of regression"
     )
+    strands: Literal["both", "given"] | None = Field(
+        None,
+        description="given: the label is that of the strand that stands there, as of splice sites; null: as downstream.strands says",
+    )
     max_length: int | None = Field(
         None, ge=1, description="longer sequences are cut to their middle, bases; null: whole"
     )

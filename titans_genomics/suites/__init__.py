@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -72,6 +72,10 @@ class SuiteDataset(Section):
     length: Length | None = Field(None, description="bases: shortest, median, longest; one number when all are as long")
     max_length: Count | None = Field(
         None, description="the protocol cuts longer sequences to so many bases; null: whole"
+    )
+    strands: Literal["both", "given"] | None = Field(
+        None,
+        description="given: the label is that of the strand that stands there (splice sites); null: as the config says",
     )
     sizes: Sizes = Sizes()
     places: tuple[Relative, ...] = Field((), description="where official copies have it, below the folder of copies")

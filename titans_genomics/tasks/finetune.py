@@ -23,6 +23,7 @@ from titans_genomics.data.vocabulary import Tokenizer, digest
 from titans_genomics.models.classifier import CNN, Classifier, Network
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune_fit import Fitting, Schedule, trained_weights
+from titans_genomics.tasks.plan import for_dataset
 from titans_genomics.tasks.sequences import device_of
 from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary, write_json
 from titans_genomics.training.fit import compile_kernels, precision_of
@@ -82,6 +83,7 @@ def fit(
     out = Path(out)
     lr, batch_size = _read_trial(trial)
     data = load_labelled(Path(data_folder))
+    config = for_dataset(config, data.info)
     settings = config.downstream
     train, validation, _ = draw(data, settings.protocol, settings.validation, seed)
     torch.manual_seed(seed)

@@ -154,7 +154,7 @@ def _headline(fit: dict[str, Any], data: Labelled, folder: Path) -> float:
 def from_kmers(config: Config, data: Labelled, draws: list[Rows]) -> Outcome:
     """A linear model on k-mer frequencies."""
     start = time.perf_counter()
-    features = kmer_features(data, config.downstream.kmer)
+    features = kmer_features(data, config.downstream.kmer, config.downstream.strands == "both")
     found = _each_seed(lambda rows: linear(features, data, rows), draws, f"fitting k-mers on {data.name}")
     seconds = time.perf_counter() - start
     return _fitted_here(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from titans_genomics.config import Config
 from titans_genomics.config_downstream import WITHOUT_MODEL, Method
 from titans_genomics.suites import find
@@ -25,3 +27,10 @@ def plan(config: Config, dataset: str) -> list[tuple[Method, str]]:
     for method in settings.methods:
         rows += [(method, "none")] if method in WITHOUT_MODEL else [(method, model) for model in models]
     return rows + [("probe", entry.name) for entry in settings.hub]
+
+
+def for_dataset(config: Config, info: dict[str, Any]) -> Config:
+    """The config as it holds for a dataset (its dataset.json): the strands are those of its labels where it says so."""
+    if info.get("strands") is None:
+        return config
+    return config.model_copy(update={"downstream": config.downstream.model_copy(update={"strands": info["strands"]})})

@@ -257,14 +257,14 @@ def _votes(data: Labelled, train: np.ndarray, near: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- k-mers
 
 
-def kmer_features(data: Labelled, k: int) -> Features:
-    """k-mer frequencies of both strands of every sequence, dense when that is not too large: (n, columns) float32."""
-    counts = kmer_frequencies(data.codes, data.offsets, k)
+def kmer_features(data: Labelled, k: int, both: bool = True) -> Features:
+    """k-mer frequencies of every sequence, dense when that is not too large: (n, columns) float32."""
+    counts = kmer_frequencies(data.codes, data.offsets, k, both)
     return counts.toarray() if counts.shape[0] * counts.shape[1] * 4 <= MOST_DENSE else counts
 
 
-def kmer_frequencies(codes: np.ndarray, offsets: np.ndarray, k: int) -> sparse.csr_matrix:
-    """How often each k-mer stands on both strands, as a share of all k-mers of the sequence.
+def kmer_frequencies(codes: np.ndarray, offsets: np.ndarray, k: int, both: bool = True) -> sparse.csr_matrix:
+    """How often each k-mer stands on both strands (or on the one given), as a share of all k-mers of the sequence.
 
     Parameters
     ----------
@@ -274,11 +274,13 @@ def kmer_frequencies(codes: np.ndarray, offsets: np.ndarray, k: int) -> sparse.c
         Where each sequence begins and ends in ``codes``.
     k : int
         1 to 8.
+    both : bool
+        Of both strands.
 
     Returns
     -------
     scipy.sparse.csr_matrix
-        float32, (n, columns). A k-mer and its reverse complement are equally frequent, so they share a column: the columns are
+        float32, (n, columns). Of one strand the columns are all k-mers. Of both, a k-mer and its reverse complement are equally frequent, so they share a column: the columns are
         the k-mers not above their reverse complements, in the order A C G T. A sequence shorter than k has a row of zeros.
     """
     assert 1 <= k <= 8
@@ -287,9 +289,12 @@ def kmer_frequencies(codes: np.ndarray, offsets: np.ndarray, k: int) -> sparse.c
     for _ in range(k):
         turned = 4 * turned + 3 - left % 4
         left //= 4
-    kept = np.flatnonzero(words <= turned)
-    column = np.searchsorted(kept, np.minimum(words, turned)).astype(np.int32)
-    twice = (kept == turned[kept]).astype(np.int64) + 1  # a palindrome stands on both strands at once
+    if both:
+        kept = np.flatnonzero(words <= turned)
+        column = np.searchsorted(kept, np.minimum(words, turned)).astype(np.int32)
+        twice = (kept == turned[kept]).astype(np.int64) + 1  # a palindrome stands on both strands at once
+    else:
+        kept, column, twice = words, words.astype(np.int32), np.full(4**k, 2, np.int64)
     most = int(np.minimum(np.maximum(np.diff(offsets) - k + 1, 0), len(kept)).sum())
     indices, values = np.empty(most, np.int32), np.empty(most, np.float32)
     ends = np.zeros(len(offsets), np.int64)

@@ -23,6 +23,7 @@ from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune import tuning
 from titans_genomics.tasks.metrics import bootstrap, calibration, confusion, metrics_of, resamples_within
 from titans_genomics.tasks.outcomes import from_embeddings, from_fits, from_kmers
+from titans_genomics.tasks.plan import for_dataset
 from titans_genomics.training import replacing, write_json
 
 LABELS = {
@@ -60,10 +61,11 @@ def score(config: Config, store: Path, folder: Path, models: Path, method: str, 
     ValueError
         Method and model do not go together, or a fit was made with another config, dataset or model.
     """
-    settings = config.downstream
     _check_row(config, method, model)
     folder = Path(folder)
     data = load_labelled(folder / "data")
+    config = for_dataset(config, data.info)
+    settings = config.downstream
     draws = [draw(data, settings.protocol, settings.validation, seed) for seed in settings.seeds]
     test = draws[0][2]
     assert all(np.array_equal(rows[2], test) for rows in draws)
@@ -131,7 +133,7 @@ def row_settings(config: Config, method: str) -> dict[str, Any]:
         "validation": settings.validation,
         "bootstrap": settings.bootstrap,
         "pooling": None if method in WITHOUT_MODEL else settings.pooling,
-        "strands": {"cnn": "given", "kmer": "both"}.get(method, settings.strands),
+        "strands": "given" if method == "cnn" else settings.strands,
     }
     if method in FITTED:
         found |= tuning(config, method)

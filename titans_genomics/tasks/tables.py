@@ -17,7 +17,7 @@ from titans_genomics.suites import find
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune import difference
 from titans_genomics.tasks.metrics import paired_difference
-from titans_genomics.tasks.plan import plan
+from titans_genomics.tasks.plan import for_dataset, plan
 from titans_genomics.tasks.score import row_settings
 from titans_genomics.training import write_json
 
@@ -57,6 +57,7 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
     dataset = _read(folder / "data" / DATASET, prepare)
     sequences = file_sha256(_there(folder / "data" / SEQUENCES, prepare))
     metric = dataset["metric"]
+    config = for_dataset(config, dataset)
     rows = plan(config, folder.name)
     scores = {row: _read(_path(folder, row, "score.json"), _command(folder, row)) for row in rows}
     for row, score in scores.items():

@@ -78,6 +78,7 @@ def _section(dataset: SuiteDataset, path: Path, test: Path | None) -> DatasetCon
         task="classification",
         metric=dataset.metric,
         max_length=dataset.max_length,
+        strands=dataset.strands,
     )
 
 

@@ -96,7 +96,14 @@ def _labelled(config: Config, name: str, settings: DatasetConfig, rows: Rows) ->
     task, classes, targets = read_targets(rows, settings)
     codes, offsets, cut = _cut(codes, offsets, settings.max_length)
     metric = settings.metric or METRICS[task][0]
-    info = {"name": name, "suite": None, "task": task, "classes": list(classes), "metric": metric}
+    info = {
+        "name": name,
+        "suite": None,
+        "task": task,
+        "classes": list(classes),
+        "metric": metric,
+        "strands": settings.strands,
+    }
     copies = np.zeros(len(rows.ids), dtype=np.uint8)
     split = rows.split.copy()
     data = Labelled(name, task, classes, metric, rows.ids, codes, offsets, targets, split, rows.groups, copies, info)
