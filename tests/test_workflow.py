@@ -3,12 +3,17 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from titans_genomics.config import TARGETS, load_config
+from titans_genomics.config_downstream import FITTED
+from titans_genomics.tasks.plan import plan
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -17,11 +22,11 @@ BIN = Path(sys.executable).parent
 
 def snakemake(folder, *arguments, config=None, check=True):
     """Run Snakemake in ``folder``, with the repository's Snakefile; returns all that it said."""
-    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "2"]
+    command = [BIN / "snakemake", *arguments, "--snakefile", ROOT / "Snakefile", "--directory", folder, "--cores", "2"]
     if config:
-        command += ["--configfile", config]
+        command += ["--configfile", config]  # last: it takes for files what stands behind it
     environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
-    done = subprocess.run([*map(str, command), *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
     said = done.stdout + done.stderr
     if check:
         assert done.returncode == 0, said
@@ -33,6 +38,12 @@ def snakemake(folder, *arguments, config=None, check=True):
 def ran(said):
     """The rules that were executed, settings and all left out."""
     return set(re.findall(r"^(?:local)?rule (\w+):$", said, re.M)) - {"settings", "all"}
+
+
+def jobs(said, rule):
+    """The jobs of a rule: of each its wildcards and resources."""
+    blocks = re.findall(rf"^(?:local)?rule {rule}:\n((?:    .*\n)+)", said, re.M)
+    return [dict(re.findall(r"(\w+)=([^,\n]+)", block)) | {"text": block} for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +75,66 @@ def test_dry_run_of_every_shipped_config(place, config):
 
 
 def test_rules_carry_log_benchmark_threads_and_resources(place):
-    said = snakemake(place, "--dry-run", config=ROOT / "configs" / "gpu.yaml")
-    for rule in ("tokenize", "train", "evaluate", "downstream", "report"):
-        job = re.search(rf"^(?:local)?rule {rule}:\n((?:    .*\n)+)", said, re.M).group(1)
-        assert "log: results/gpu/logs/" in job
-        assert "benchmark: results/gpu/benchmarks/" in job
-        if rule in ("train", "evaluate", "downstream"):
-            assert "threads: 2" in job
-            assert "gpu=1" in job
-            assert "mem_mb=" in job
+    asked = ("needle={lengths: [1024]}", "variants={sets: [{path: resources/ecoli_variants.csv.gz}]}")
+    targets = ("all", "human_nontata_promoters", "--config", *asked)
+    said = snakemake(place, "--dry-run", *targets, config=ROOT / "configs" / "gpu.yaml")
+    measuring = ("train", "evaluate", "species", "needle", "variants", "fit", "score")
+    for rule in ("tokenize", "prepare", "report", *measuring):
+        job = jobs(said, rule)[0]
+        assert "log: results/gpu/logs/" in job["text"]
+        assert "benchmark: results/gpu/benchmarks/" in job["text"]
+        if rule in measuring:
+            assert rule == "fit" or "threads: 2" in job["text"]
+            assert job["gpu"] == "1"
+            assert "mem_mb" in job
     assert "gpu=0" in snakemake(place, "--dry-run", config=ROOT / "configs" / "default.yaml")
+
+
+SUITES = {"genomic_benchmarks": 8, "nucleotide_transformer": 18, "nucleotide_transformer_revised": 18, "gue": 28}
+
+
+@pytest.mark.parametrize(("suite", "datasets"), SUITES.items(), ids=SUITES)
+def test_dry_run_of_a_suite(place, suite, datasets):
+    few = "downstream={methods: [cnn, kmer], seeds: [0]}"
+    said = snakemake(place, "--dry-run", suite, "--config", few, config=ROOT / "configs" / "benchmarks.yaml")
+    assert ran(said) == {"prepare", "fit", "score", "table", suite}
+    names = {job["dataset"] for job in jobs(said, "table")}
+    assert len(names) == datasets
+    for rule, count in (("prepare", 1), ("fit", 1), ("score", 2), ("table", 1)):
+        found = [job["dataset"] for job in jobs(said, rule)]
+        assert sorted(found) == sorted([*names] * count)
+
+
+def test_dry_run_of_one_dataset_by_its_name(place):
+    """Every trial and seed of every model is a job of its own, and the models are trained before."""
+    config = ROOT / "configs" / "benchmarks.yaml"
+    said = snakemake(place, "--dry-run", "human_nontata_promoters", config=config)
+    settings = load_config(config)
+    assert ran(said) == {"tokenize", "train", "prepare", "fit", "score", "table", "human_nontata_promoters"}
+    assert {job["dataset"] for job in jobs(said, "score")} == {"human_nontata_promoters"}
+    rows = {(job["method"], job["model"]) for job in jobs(said, "score")}
+    assert rows == set(plan(settings, "human_nontata_promoters"))
+    assert {job["model"] for job in jobs(said, "train")} == {"titans", "transformer", "mac", "mag", "mal"}
+    fits = [(job["method"], job["model"], job["trial"], int(job["seed"])) for job in jobs(said, "fit")]
+    downstream = settings.downstream
+    assert sorted(fits) == sorted(
+        (method, model, trial, seed)
+        for method, model in rows
+        if method in FITTED
+        for trial in downstream.trials(method)
+        for seed in downstream.seeds
+    )
+
+
+def test_dry_runs_of_what_the_shipped_configs_measure(place):
+    said = snakemake(place, "--dry-run", "downstream", config=ROOT / "configs" / "benchmarks.yaml")
+    assert {job["dataset"] for job in jobs(said, "table")} == {"splice_junctions", "coding_chlamydia"}
+    assert not {"evaluate", "report"} & ran(said)
+    said = snakemake(place, "--dry-run", "ablations", config=ROOT / "configs" / "ablations.yaml")
+    settings = load_config(ROOT / "configs" / "ablations.yaml")
+    assert sorted(job["model"] for job in jobs(said, "train")) == sorted(settings.models)
+    assert {"evaluate", "table", "needle", "ablations"} <= ran(said)
+    assert "output: results/ablations/ablations.json" in said
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "workflow" / "profiles").iterdir()), ids=lambda path: path.name)
@@ -93,11 +154,16 @@ def test_profiles(place, profile):
         pytest.param("trian={}", "trian: unknown key", id="section"),
         pytest.param("model={variant: mamba}", "'lmm', 'mac', 'mag' or 'mal' (is 'mamba')", id="value"),
         pytest.param("data={sources: [{path: gone.fa}]}", "data.sources.0.path: gone.fa does not exist", id="file"),
+        pytest.param("downstream={datasets: [{path: gone.csv}]}", "downstream.datasets.0.path: gone.csv does not exist", id="dataset"),
+        pytest.param("downstream={datasets: [{path: train.csv}]}", "train.csv: 'train' is the name of a stage of the workflow", id="dataset named as a rule"),
+        pytest.param("downstream={suites: [genomic_benchmark]}", "no suite or dataset 'genomic_benchmark'. Near it: genomic_benchmarks", id="suite"),
+        pytest.param("downstream={models: [mac]}", "downstream.models: 'mac' is not a model of this run (titans, transformer)", id="model"),
+        pytest.param("compare={mac: {varient: mac}}", "compare.mac.varient: unknown key", id="compare"),
     ],
 )  # fmt: skip
 def test_a_wrong_config_stops_before_the_dag(place, settings, said):
-    downstream = "downstream={species: []}"
-    output = snakemake(place, "--config", settings, downstream, config=ROOT / "configs" / "tiny.yaml", check=False)
+    species = "species={classes: []}"
+    output = snakemake(place, "--config", settings, species, config=ROOT / "configs" / "tiny.yaml", check=False)
     assert said in output
     assert "Building DAG" not in output
     assert not (place / "results").exists()
@@ -105,7 +171,7 @@ def test_a_wrong_config_stops_before_the_dag(place, settings, said):
 
 def test_a_bad_file_of_the_last_stage_stops_before_the_first(place):
     (place / "protein.fa").write_text(">p\nMKLVWEQRPFFYHILKDESTMKLVWEQRPFFYHILKDEST\n")
-    classes = "downstream={species: [{species: a, source: hpylori}, {species: b, path: protein.fa}]}"
+    classes = "species={classes: [{species: a, source: hpylori}, {species: b, path: protein.fa}]}"
     said = snakemake(place, "--config", classes, config=ROOT / "configs" / "tiny.yaml", check=False)
     assert "protein.fa: contig 'p'" in said
     assert not (place / "results").exists()
@@ -126,7 +192,7 @@ def small(tmp_path_factory):
     bases = "".join("ACGT"[(i * i // 7 + i // 3) % 4] for i in range(24_000))
     (folder / "genome.fa").write_text(">one\n" + bases[:16_000] + "\n>two\n" + bases[16_000:] + "\n")
     config = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
-    config |= {"run": "small", "downstream": {}}
+    config |= {"run": "small", "species": {}}
     config["data"]["sources"] = [{"path": "genome.fa"}]
     config["data"]["split"]["block"] = 1000
     config["train"] |= {"transformer": False, "context": 64, "batch_size": 2, "wandb": {"mode": "disabled"}}
@@ -184,6 +250,101 @@ def test_what_runs_again(small):
     assert would("seed=2") == {"tokenize", "inspect", "train", "evaluate", "report"}
 
 
+@pytest.fixture(scope="module")
+def labelled(small, tmp_path_factory):
+    """A copy of that run with a labelled dataset, and the table made of it by its name."""
+    folder = shutil.copytree(small, tmp_path_factory.mktemp("labelled") / "run", symlinks=True)
+    lines = [
+        f"{'ACGTTGCA' * (4 + i % 5)}{'GC' if i % 2 else 'TA'}{'ACGT'[i % 4] * (i % 7)},{'ab'[i % 2]}" for i in range(80)
+    ]
+    for name in ("marks", "more"):
+        (folder / f"{name}.csv").write_text("\n".join(["sequence,label", *lines]) + "\n")
+    config = yaml.safe_load((folder / "small.yaml").read_text())
+    config["downstream"] = {
+        "datasets": [{"path": "marks.csv"}],
+        "methods": ["finetune", "kmer"],
+        "models": ["titans"],
+        "seeds": [0],
+        "finetune": {"lr": [0.01, 0.001], "batch_size": [16], "epochs": 1},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    said = snakemake(folder, "marks", config=folder / "small.yaml")
+    assert ran(said) == {"prepare", "fit", "score", "table", "marks"}
+    assert len(jobs(said, "fit")) == len(jobs(said, "score")) == 2
+    return folder
+
+
+def test_a_dataset_by_its_name(labelled):
+    made = labelled / "results" / "small" / "downstream" / "marks"
+    table = json.loads((made / "table.json").read_text())
+    assert {(row["method"], row["model"]) for row in table["rows"]} == {("finetune", "titans"), ("kmer", "none")}
+    finetuned = next(row for row in table["rows"] if row["method"] == "finetune")
+    assert {trial["trial"] for trial in finetuned["trials"]} == {"lr0.01-batch16", "lr0.001-batch16"}
+    for name in ("prepare", "finetune_titans_lr0.01-batch16_seed0", "kmer_none_score", "table"):
+        assert (labelled / "results" / "small" / "logs" / "downstream" / "marks" / f"{name}.log").stat().st_size
+    assert "Nothing to be done" in snakemake(labelled, "marks", config=labelled / "small.yaml")
+
+
+def test_what_runs_again_of_a_dataset(labelled):
+    config = labelled / "small.yaml"
+
+    def would(*settings, target="marks"):
+        said = snakemake(labelled, target, "--dry-run", "--config", *settings, config=config)
+        return said, ran(said) - {"marks", "downstream"}
+
+    def rows(said, rule):
+        return sorted((job["method"], job["model"]) for job in jobs(said, rule))
+
+    said, rules = would("train={lr: 0.001}")
+    assert rules == {"train", "fit", "score", "table"}
+    assert rows(said, "fit") == [("finetune", "titans")] * 2
+    assert rows(said, "score") == [("finetune", "titans")]
+    said, rules = would("downstream={methods: [finetune, kmer, probe]}")
+    assert rules == {"score", "table"}
+    assert rows(said, "score") == [("probe", "titans")]
+    said, rules = would("downstream={finetune: {lr: [0.01, 0.001, 0.1]}}")
+    assert [job["trial"] for job in jobs(said, "fit")] == ["lr0.1-batch16"]
+    assert would("downstream={bootstrap: 100}")[1] == {"score", "table"}
+    assert would("downstream={pooling: last}")[1] == {"fit", "score", "table"}
+    assert would("downstream={validation: 0.2}")[1] >= {"fit", "score", "table"}
+
+
+def test_another_model_is_trained_and_measured_and_the_others_stay(labelled):
+    compare = ("compare={mag: {variant: mag, window: 32}}", "downstream={models: [titans, mag]}")
+    said = snakemake(labelled, "all", "--dry-run", "--config", *compare, config=labelled / "small.yaml")
+    assert ran(said) == {"train", "evaluate", "fit", "score", "table", "ablations", "report"}
+    assert [job["model"] for job in jobs(said, "train")] == ["mag"]
+    assert {job["model"] for job in jobs(said, "fit")} == {"mag"}
+    assert [(job["method"], job["model"]) for job in jobs(said, "score")] == [("finetune", "mag")]
+
+
+def test_another_dataset_leaves_the_first_one_as_it_is(labelled):
+    both = "downstream={datasets: [{path: marks.csv}, {path: more.csv}]}"
+    said = snakemake(labelled, "downstream", "--dry-run", "--config", both, config=labelled / "small.yaml")
+    for rule in ("prepare", "fit", "score"):
+        assert {job["dataset"] for job in jobs(said, rule)} == {"more"}
+    assert "more" in {job["dataset"] for job in jobs(said, "table")}
+
+
+def test_a_dataset_of_any_name(labelled):
+    own = "downstream={datasets: [{path: marks.csv, name: my-own.set_2}]}"
+    said = snakemake(labelled, "my-own.set_2", "--dry-run", "--config", own, config=labelled / "small.yaml")
+    assert {job["dataset"] for job in jobs(said, "table")} == {"my-own.set_2"}
+
+
+def test_names_of_rules_are_not_free_for_datasets():
+    rules = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
+    names = {name for path in rules for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
+    assert names == set(TARGETS)
+
+
+def test_a_changed_file_is_prepared_again(labelled):
+    (labelled / "more.csv").write_text((labelled / "marks.csv").read_text().replace(",a", ",c"))
+    own = "downstream={datasets: [{path: more.csv, name: marks}]}"
+    said = snakemake(labelled, "marks", "--dry-run", "--config", own, config=labelled / "small.yaml")
+    assert ran(said) == {"prepare", "fit", "score", "table", "marks"}
+
+
 def test_a_new_learning_rate_trains_again_and_does_not_tokenise_again(small):
     config = small / "small.yaml"
     tokens = (small / "results" / "small" / "tokens" / "manifest.json").stat()
@@ -228,8 +389,18 @@ def test_default_run_beats_markov_on_genome_it_never_saw(place):
     assert reads["kept"] > 1000
     assert {"secondary alignment", "supplementary alignment"} <= set(reads["dropped"])
     assert metrics["train"]["titans"]["skipped_steps"] == 0
-    assert len(metrics["downstream"]["classes"]) == 4
-    assert metrics["downstream"]["methods"]["titans"]["accuracy"] > 2 * metrics["downstream"]["chance"]
+    config = load_config(ROOT / "configs" / "default.yaml")
+    for name in config.datasets:
+        table = metrics["downstream"][name]
+        assert {(row["method"], row["model"]) for row in table["rows"]} == set(plan(config, name))
+        for row in table["rows"]:
+            low, high = row["test"][table["metric"]]["ci95"]
+            assert low < row["test"][table["metric"]]["mean"] < high
+    assert set(metrics["needle"]["models"]) == set(config.models)
+    assert set(metrics["variants"]["sets"]) == {entry.key for entry in config.variants.sets}
+    species = metrics["species"]
+    assert len(species["classes"]) == 4
+    assert species["lengths"][0]["methods"]["titans"]["accuracy"] > 2 * species["chance"]
     page = (folder / "report.html").read_text()
     assert page.count("<svg") >= 6
     assert list((folder / "train" / "titans" / "wandb").glob("wandb/offline-run-*")) or list(
