@@ -524,6 +524,9 @@ def test_a_stage_of_one_model_or_dataset_depends_on_that_alone():
     assert parse_config(stage_settings(more, "train", "mac"), "x").compare == {"mac": {"variant": "mac"}}
     assert parse_config(stage_settings(more, "train", "transformer"), "x").models == ["titans", "transformer"]
     assert parse_config(stage_settings(more, "score", "b", "h"), "x").downstream.hub == more.downstream.hub
+    slower = more.model_copy(update={"train": more.train.model_copy(update={"lr": 1.0})})
+    for model, same in (("none", True), ("h", True), ("mac", False)):
+        assert (stage_settings(slower, "score", "b", model) == stage_settings(more, "score", "b", model)) == same
     assert parse_config(stage_settings(more, "score", "b", "mac"), "x").datasets == ["b"]
 
 

@@ -438,6 +438,11 @@ def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
     if model is not None:
         settings["train"]["transformer"] = model == "transformer"
         settings["compare"] = {name: changes for name, changes in settings["compare"].items() if name == model}
+        if (
+            model != "transformer" and model not in config.models
+        ):  # none, or a model of the Hub: nothing of ours is read
+            del settings["model"]
+            settings["train"] = {key: settings["train"][key] for key in ("accelerator", "max_nonfinite", "wandb")}
     if stage in _UNUSED:
         downstream = {key: value for key, value in settings["downstream"].items() if key not in _UNUSED[stage]}
         if stage == "fit":  # the trial is told on the command line
