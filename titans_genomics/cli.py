@@ -41,6 +41,13 @@ ConfigFile = Annotated[
 ]
 Store = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Token store. Default: results/RUN/tokens.")]
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."
+    ),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _global(
@@ -187,10 +194,7 @@ def train(
 def evaluate(
     config: ConfigFile,
     store: Store = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
-    ] = None,
+    model: Models = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/evaluate/evaluate.json.")
     ] = None,
@@ -390,10 +394,7 @@ def downstream_run(
 def needle(
     config: ConfigFile,
     store: Store = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
-    ] = None,
+    model: Models = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/needle/needle.json.")
     ] = None,
@@ -421,10 +422,7 @@ def needle(
 def recall(
     config: ConfigFile,
     store: Store = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
-    ] = None,
+    model: Models = None,
     distances: Annotated[
         str, typer.Option(metavar="N,N,...", help="Bases between the two copies.")
     ] = "64,256,1024,4096,16384,65536",
@@ -457,10 +455,7 @@ def recall(
 def variants(
     config: ConfigFile,
     store: Store = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Trained models; may be repeated. Default: those in results/RUN/train/."),
-    ] = None,
+    model: Models = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/variants/variants.json.")
     ] = None,
