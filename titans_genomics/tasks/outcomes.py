@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from titans_genomics.config import Config
 from titans_genomics.data.labelled import Labelled
@@ -198,8 +199,10 @@ def from_embeddings(
 def _each_seed(fit: Callable[[Rows], Fitted], draws: list[Rows], what: str) -> list[Fitted]:
     found = []
     with Progress(len(draws), "seeds", what) as progress:
+        # one thread: those of BLAS wait for one another, a hundred times as long as they work where others use the cores too
         for rows in draws:
-            found.append(fit(rows))
+            with threadpool_limits(1):
+                found.append(fit(rows))
             progress.update(1)
     return found
 

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from titans_genomics.config import Config, SpeciesConfig
 from titans_genomics.data.alphabet import reverse_complement
@@ -125,7 +126,8 @@ def _measure(
     methods: dict[str, list[tuple[np.ndarray, float]]] = {name: [], "kmer": []}
     for draw, embedding in zip(draws, embeddings, strict=True):
         for method, features in ((name, embedding), ("kmer", kmers(draw.tokens, settings.kmer))):
-            methods[method].append(_probe(features, draw))
+            with threadpool_limits(1):  # threads of BLAS wait for one another longer than they work
+                methods[method].append(_probe(features, draw))
             progress.update(1)
     resampled, result = {}, {}
     for method, fitted in methods.items():
