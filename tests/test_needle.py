@@ -265,7 +265,7 @@ def test_windows_grow_to_the_context():
     [
         ({"lengths": []}, "needle.lengths is empty"),
         ({"depths": [0.5, 0.51]}, r"256 bases leave no room.*0.5 and 0.51"),
-        ({"motif": 250, "payload": 20, "depths": [0.5]}, "leave no room"),
+        ({"motif": 250, "payload": 20, "depths": [0.5]}, "256 bases have no room for 1 needles"),
         ({"motif": 4, "depths": [i / 100 for i in range(100)], "payload": 1, "lengths": [4096]}, "too few"),
     ],
     ids=["no lengths", "overlap", "needle longer than the length", "short motif"],
