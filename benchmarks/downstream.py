@@ -1,6 +1,6 @@
 """`python -m benchmarks.downstream`: fine-tuning and prediction, sequences per second, each variant beside the Transformer.
 
-python -m benchmarks.downstream              everything, some ten minutes on two cores
+python -m benchmarks.downstream              everything, a quarter of an hour on two cores
 python -m benchmarks.downstream --quick      small, a minute
 python -m benchmarks.downstream --table      only print the tables of the results file
 
@@ -27,7 +27,7 @@ from benchmarks.table import number, put_between, rows
 
 RESULTS = Path(__file__).parent / "results" / "downstream.json"
 SIDES = ("lmm", "mac", "mag", "mal", "transformer")
-LENGTHS = (250, 500, 2_000)
+LENGTHS = (250, 1_000)
 MIXED = "200 to 600"
 WORK = ("fine-tuning", "prediction, both strands")
 LIMIT = 600  # seconds after which one measurement is given up
@@ -102,10 +102,10 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run(quick: bool, path: Path, threads: int) -> dict[str, Any]:
+def run(quick: bool, path: Path, threads: int, rounds: int = 3) -> dict[str, Any]:
     """Measure everything; each result is kept at once."""
     results: dict[str, Any] = {"machine": describe(threads), "runs": []}
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else rounds
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     for length in LENGTHS[:1] if quick else (*LENGTHS, MIXED):
         for work in WORK:
@@ -144,7 +144,7 @@ def render(results: dict[str, Any]) -> str:
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads; torch {machine['versions']['torch']}; "
         f"{machine['date']}; commit {results['runs'][0]['commit']}. Models of the default config, batches of "
-        f"{results['runs'][0]['batch']}. In brackets: ratio to the Transformer; peak memory, MB."
+        f"{results['runs'][0]['batch']}; {1 + max(r['round'] for r in results['runs'])} round(s). In brackets: ratio to the Transformer; peak memory, MB."
     ]
     for work in dict.fromkeys(r["work"] for r in results["runs"]):
         body = []
@@ -171,13 +171,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("spec", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="small, one round; does not touch the docs")
     parser.add_argument("--table", action="store_true", help="only print the tables of the results file")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     if options.spec:
         print(json.dumps(measure(json.loads(options.spec))))
         return
     path = RESULTS.with_stem("downstream-quick") if options.quick else RESULTS
-    results = json.loads(path.read_text()) if options.table else run(options.quick, path, options.threads)
+    results = (
+        json.loads(path.read_text()) if options.table else run(options.quick, path, options.threads, options.rounds)
+    )
     print(render(results))
     if not options.quick:
         put_between(ROOT / "docs" / "benchmarks.md", "downstream", render(results))
