@@ -296,8 +296,11 @@ def test_committed_results_name_their_machine_and_can_be_printed(path):
             from benchmarks.titans_study import render
         elif path.stem.startswith("data"):
             from benchmarks.data_table import render
+        elif path.stem.startswith("downstream"):
+            from benchmarks.downstream import render
         else:
             from benchmarks.table import render
 
         assert results["machine"]["processor"]
-    assert "| ratio |" in render(results) if path.stem.startswith("data") else "| tokens" in render(results)
+    told = {"data": "| ratio |", "downstream": "sequences per second"}.get(path.stem, "| tokens")
+    assert told in render(results)

@@ -370,7 +370,7 @@ def downstream_run(
 ) -> None:
     """Everything for one or more datasets, one step after the other: what Snakemake would do, without it.
 
-    Steps that are done with the same settings are not repeated.
+    Fits and embeddings that are there with the same settings are not repeated.
 
     Example: titans-genomics downstream run --config configs/default.yaml --dataset genomic_benchmarks
     """

@@ -81,6 +81,8 @@ def fit(
     """
     torch.set_flush_denormal(True)  # tiny surprises would make CPU kernels many times slower
     out = Path(out)
+    if method == "cnn" and model != "none":
+        raise ValueError(f"method cnn does not go with the model {model!r}: it has one of its own; choose none")
     lr, batch_size = _read_trial(trial)
     data = load_labelled(Path(data_folder))
     config = for_dataset(config, data.info)
