@@ -479,7 +479,7 @@ def test_settings_of_a_stage_are_a_config_of_their_own(stage):
         assert getattr(again, section) == getattr(config, section)
 
 
-MEASURED = {"evaluate", "species", "fit", "score", "needle", "variants", "report"}
+MEASURED = {"evaluate", "species", "fit", "score", "table", "needle", "variants", "report"}
 
 
 def test_a_stage_depends_on_its_own_sections_only():
@@ -493,12 +493,12 @@ def test_a_stage_depends_on_its_own_sections_only():
     assert touched(train={"documents": "reset"}) == {"train", *MEASURED}
     assert touched(data={"iupac": "random"}) == set(STAGES)
     assert touched(species={"kmer": 2}) == {"species", "report"}
-    assert touched(downstream={"kmer": 2}) == {"score", "report"}
-    assert touched(downstream={"methods": ("knn",)}) == {"report"}
-    assert touched(downstream={"pooling": "last"}) == {"fit", "score", "report"}
-    assert touched(downstream={"seeds": (7,)}) == {"score", "report"}
-    assert touched(downstream={"protocol": "hyenadna"}) == {"prepare", "fit", "score", "report"}
-    assert touched(downstream={"max_sequences": 100}) == {"prepare", "fit", "score", "report"}
+    assert touched(downstream={"kmer": 2}) == {"score", "table", "report"}
+    assert touched(downstream={"methods": ("knn",)}) == {"table", "report"}
+    assert touched(downstream={"pooling": "last"}) == {"fit", "score", "table", "report"}
+    assert touched(downstream={"seeds": (7,)}) == {"score", "table", "report"}
+    assert touched(downstream={"protocol": "hyenadna"}) == {"prepare", "fit", "score", "table", "report"}
+    assert touched(downstream={"max_sequences": 100}) == {"prepare", "fit", "score", "table", "report"}
     assert touched(needle={"motif": 9}) == {"needle", "report"}
     assert touched(variants={"bootstrap": 9}) == {"variants", "report"}
     assert touched(evaluate={"piece": 7}) == {"evaluate", "report"}
@@ -520,6 +520,7 @@ def test_a_stage_of_one_model_or_dataset_depends_on_that_alone():
     assert more.datasets == ["a", "b"]
     assert stage_settings(few, "train", "titans") == stage_settings(more, "train", "titans")
     assert stage_settings(few, "prepare", "a") == stage_settings(more, "prepare", "a")
+    assert parse_config(stage_settings(more, "table", "a"), "x").datasets == ["a"]
     assert stage_settings(few, "fit", "a", "titans") == stage_settings(more, "fit", "a", "titans")
     assert parse_config(stage_settings(more, "train", "mac"), "x").compare == {"mac": {"variant": "mac"}}
     assert parse_config(stage_settings(more, "train", "transformer"), "x").models == ["titans", "transformer"]

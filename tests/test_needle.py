@@ -17,7 +17,7 @@ from titans_genomics.progress import Progress
 from titans_genomics.report.needle_plot import heat_map
 from titans_genomics.tasks import needle as task
 from titans_genomics.tasks import needle_tune, recall
-from titans_genomics.tasks.haystack import Background, draw_needles, places_of
+from titans_genomics.tasks.haystack import Background, draw_needles
 
 
 class Remembers(torch.nn.Module):
@@ -84,7 +84,7 @@ def test_blocks_are_the_segments_with_joined_ones_as_one(store):
 
 def test_needles_stand_where_they_should_and_nothing_else_is_changed():
     rng = np.random.default_rng(1)
-    places = places_of(300, (0.0, 0.3, 0.9, 1.0), 18)
+    places = np.array(NeedleConfig(depths=(0.0, 0.3, 0.9, 1.0), motif=12, payload=6).places(300))
     assert places.tolist() == [0, 85, 254, 282]
     needles = draw_needles(rng, places, 3, 12, 6)
     plain = rng.integers(0, 4, (3, 300), dtype=np.uint8)
@@ -147,7 +147,7 @@ def test_answers_are_those_of_reading_everything_again(store, name):
         parameter.data.mul_(20)  # so that answers differ from one another
     settings = settings_of(lengths=[256], depths=(0.0, 0.8), samples=2)
     background, length = Background(store, "test"), 256
-    needles = draw_needles(np.random.default_rng(3), places_of(length, settings.depths, 18), 2, 12, 6)
+    needles = draw_needles(np.random.default_rng(3), np.array(settings.places(length)), 2, 12, 6)
     starts = [5, 900]
     state = task.read(model, background, needles, starts, slice(0, 2), length, 50, quiet())
     found = task.ask(model, state, needles, slice(0, 2))
@@ -265,7 +265,7 @@ def test_windows_grow_to_the_context():
     [
         ({"lengths": []}, "needle.lengths is empty"),
         ({"depths": [0.5, 0.51]}, r"256 bases leave no room.*0.5 and 0.51"),
-        ({"motif": 250, "payload": 20, "depths": [0.5]}, "256 bases have no room for 1 needles"),
+        ({"motif": 250, "payload": 20, "depths": [0.5]}, "leave no room"),
         ({"motif": 4, "depths": [i / 100 for i in range(100)], "payload": 1, "lengths": [4096]}, "too few"),
     ],
     ids=["no lengths", "overlap", "needle longer than the length", "short motif"],

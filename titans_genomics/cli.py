@@ -233,10 +233,10 @@ def species(
     Example: titans-genomics species --config configs/default.yaml
     """
     settings = load_config(config)
-    from titans_genomics.tasks.species import species as run
-
     if not settings.species.classes:
         raise ValueError(f"{config}: species.classes is empty; list two or more classes to run this stage")
+    from titans_genomics.tasks.species import species as run
+
     out = out or settings.folder / "species" / "species.json"
     run(settings, _store(settings, store), model or settings.folder / "train" / "titans", out)
     _wrote(out)
@@ -407,12 +407,12 @@ def needle(
     Example: titans-genomics needle --config configs/default.yaml
     """
     settings = load_config(config)
-    from titans_genomics.tasks.needle import needle as run
-
     if not settings.needle.lengths:
         raise ValueError(
             f"{config}: needle.lengths is empty; give lengths in bases, such as [1024, 16384], to run this stage"
         )
+    from titans_genomics.tasks.needle import needle as run
+
     out = out or settings.folder / "needle" / "needle.json"
     run(settings, _store(settings, store), _models(settings, model), out)
     _wrote(out)
@@ -467,12 +467,12 @@ def variants(
     Example: titans-genomics variants --config configs/default.yaml
     """
     settings = load_config(config)
-    from titans_genomics.tasks.variants import variants as run
-
     if not settings.variants.sets:
         raise ValueError(
             f"{config}: variants.sets is empty; list files with columns ref, alt and label to run this stage"
         )
+    from titans_genomics.tasks.variants import variants as run
+
     out = out or settings.folder / "variants" / "variants.json"
     run(settings, _store(settings, store), _models(settings, model), out)
     _wrote(out)

@@ -392,6 +392,7 @@ STAGES: dict[str, set[str]] = {
     "prepare": _ALWAYS | {"downstream"},
     "fit": _MODELS | {"downstream"},
     "score": _MODELS | {"downstream"},
+    "table": _MODELS | {"downstream"},
     "needle": _MODELS | {"needle"},
     "variants": _MODELS | {"variants"},
     "report": set(Config.model_fields),
@@ -403,6 +404,7 @@ _UNUSED = {
     "prepare": _ROWS | {"pooling", "strands", "finetune", "kmer", "neighbours", "bootstrap", "seeds"},
     "fit": _ROWS | {"kmer", "neighbours", "bootstrap", "seeds"},
     "score": {"methods", "models"},
+    "table": set(),
 }
 """Keys of ``downstream`` that a stage does not depend on, or is told on its command line."""
 
@@ -431,7 +433,7 @@ def check_run(config: Config) -> None:
 def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
     """The part of ``config`` that ``stage`` depends on: a valid config by itself, as plain JSON values.
 
-    ``parts``: of train the model, of prepare the dataset, of fit and score both; what concerns only others is left out.
+    ``parts``: of train the model, of prepare and table the dataset, of fit and score both; what concerns only others is left out.
     """
     settings = config.model_dump(mode="json", include=STAGES[stage])
     model = parts[-1] if parts and stage in ("train", "fit", "score") else None
@@ -449,8 +451,9 @@ def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
             downstream["finetune"] = {k: v for k, v in downstream["finetune"].items() if k not in ("lr", "batch_size")}
         if stage == "score":
             downstream["hub"] = [entry for entry in downstream["hub"] if entry["name"] == model]
-        for entry in downstream["datasets"]:
-            del entry["published"]  # of the table alone
+        if stage != "table":
+            for entry in downstream["datasets"]:
+                del entry["published"]
         if parts:
             known = [dataset.key for dataset in config.downstream.datasets]
             own = [entry for key, entry in zip(known, downstream["datasets"], strict=True) if key == parts[0]]

@@ -5,6 +5,7 @@ Part of the one schema (`config`); like it, this module imports no torch.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -354,14 +355,27 @@ class NeedleConfig(Section):
         description="optimiser steps on needles in windows of up to train.context bases of the training split, before a second measurement; recall takes some hundreds to appear; 0: none",
     )
 
+    def places(self, length: int) -> list[int]:
+        """The first base of the needle of each depth in ``length`` bases.
+
+        Raises ValueError where two of them would overlap, or one is longer than that.
+        """
+        size = self.motif + self.payload
+        places = [round(depth * (length - size)) for depth in self.depths]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        close = [(i, j) for i, j in pairwise(order) if places[j] - places[i] < size]
+        if length < size or close:
+            first, second = (self.depths[i] for i in close[0]) if close else (self.depths[0],) * 2
+            raise ValueError(
+                f"needle.lengths: {length:,} bases leave no room for needles of {size} bases (needle.motif and needle.payload) at the "
+                f"depths {first:g} and {second:g} of needle.depths; raise the length, or take depths that lie further apart"
+            )
+        return places
+
     @model_validator(mode="after")
     def _room(self) -> NeedleConfig:
-        needed = len(self.depths) * (self.motif + self.payload)
-        if self.lengths and min(self.lengths) < needed:
-            raise ValueError(
-                f"needle.lengths: {min(self.lengths)} bases have no room for {len(self.depths)} needles (depths) of "
-                f"{self.motif} + {self.payload} bases; lengths must be {needed} or more"
-            )
+        for length in self.lengths:
+            self.places(length)
         return self
 
 

@@ -25,8 +25,9 @@ from titans_genomics import markov
 from titans_genomics.config import Config
 from titans_genomics.data.store import Run, TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
-from titans_genomics.training import check_model, load_model, next_token_nll, scored_bases, with_vocabulary, write_json
+from titans_genomics.training import check_model, load_model, next_token_nll, scored_bases, with_vocabulary
 
 WINDOW_TOKENS = 1_000_000
 """Tokens per source that are read again in windows, for the loss by context position; evenly spread windows beyond that."""

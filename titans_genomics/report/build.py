@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 
 from titans_genomics import __version__
 from titans_genomics.config import Config
+from titans_genomics.files import read_json, write_text
 from titans_genomics.report import benchmarks, plots, tables, zero_shot
 from titans_genomics.report.needle_plot import heat_map
 
@@ -56,8 +56,8 @@ def report(config: Config, folder: Path, out: Path) -> dict[str, Any]:
     curves = {name: read_curve(folder / "train" / name / "metrics.csv") for name in names}
     page = render(config, metrics, curves)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write(out / "report.html", page)
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(out / "report.html", page)
     return metrics
 
 
@@ -76,7 +76,7 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
     }
     commands = {"data": "tokenize"}
     stages = {
-        key: _read(folder / STAGE_FILES[key], commands.get(key, key)) if wanted else None
+        key: read_json(folder / STAGE_FILES[key], commands.get(key, key)) if wanted else None
         for key, wanted in asked.items()
     }
     return {
@@ -86,7 +86,7 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
         "bits_per_base": _bits_per_base(stages["evaluate"]),
         "data": {key: value for key, value in stages["data"].items() if key not in ("config", "runs")},
         "train": {
-            name: _read(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models
+            name: read_json(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models
         },
         "evaluate": stages["evaluate"],
         "species": stages["species"],
@@ -100,7 +100,7 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
 
 def _labelled(folder: Path) -> dict[str, Any]:
     """The table.json of a dataset, with ``best``: confusion matrix and calibration of its best row."""
-    table = _read(folder / "table.json", f"downstream table --dataset {folder.name}")
+    table = read_json(folder / "table.json", f"downstream table --dataset {folder.name}")
     return table | {"best": benchmarks.best_details(folder, table)}
 
 
@@ -188,22 +188,3 @@ def _species_plot(result: dict[str, Any], looks: dict[str, plots.Look]) -> str:
     if len(result["lengths"]) == 1:
         return plots.scores(tables.score_points(result, looks), looks)
     return plots.scores_by_length(tables.score_lines(result, looks), result["chance"], looks)
-
-
-def _read(path: Path, stage: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there yet; run `titans-genomics {stage}` first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}); run `titans-genomics {stage}` again") from None
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

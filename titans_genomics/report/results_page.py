@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from titans_genomics.config import Config
-from titans_genomics.report.build import collect, write
+from titans_genomics.files import write_text
+from titans_genomics.report.build import collect
 from titans_genomics.report.plots import looks
 from titans_genomics.report.results_tables import render
 
@@ -114,7 +115,7 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
     result = _rounded(result)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write(out, json.dumps(result, indent=1) + "\n")
+    write_text(out, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -135,7 +136,7 @@ def write_page(jsons: list[Path], page: Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{page}: needs one line {BEGIN} and, below it, one line {END}")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write(Path(page), f"{before}{BEGIN}\n\n{render(runs)}\n\n{END}{after}")
+    write_text(Path(page), f"{before}{BEGIN}\n\n{render(runs)}\n\n{END}{after}")
 
 
 # ------------------------------------------------------------------------------------------- helpers

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from titans_genomics import __version__
-from titans_genomics.report.build import write
+from titans_genomics.files import write_text
 from titans_genomics.report.plots import LAYERS, STYLE, axes, label, svg
 from titans_genomics.report.tables import count, percent
 
@@ -30,7 +30,7 @@ def write_page(found: dict[str, Any], path: Path) -> None:
     """Write what `inspect_store` found to ``path``, whole or not at all; its folder is made when it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, render(found))
+    write_text(path, render(found))
 
 
 def render(found: dict[str, Any]) -> str:

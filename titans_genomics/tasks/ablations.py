@@ -6,12 +6,12 @@ Only gathers what the stages left as JSON; nothing is computed anew, and nothing
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from titans_genomics.config import Config, TitansConfig
+from titans_genomics.files import read_json, write_json
 
 BASE = "titans"
 """The model that the others are compared with."""
@@ -73,14 +73,16 @@ def ablations(config: Config, folder: Path) -> dict[str, Any]:
         When a stage has not run yet, or left a file that cannot be read or that lacks a model; the message names the command to run.
     """
     folder = Path(folder)
-    trained = {name: _read(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models}
-    evaluated = _read(folder / "evaluate" / "evaluate.json", "evaluate")
+    trained = {
+        name: read_json(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models
+    }
+    evaluated = read_json(folder / "evaluate" / "evaluate.json", "evaluate")
     bits = _of_models(evaluated["overall"]["models"], config, folder / "evaluate" / "evaluate.json", "evaluate")
     scores = {name: _scores(config, folder, name) for name in config.datasets}
     needles: dict[str, dict[str, Any]] = {"needle": {}, "tuned": {}}
     if config.needle.lengths:
         path = folder / "needle" / "needle.json"
-        asked = _read(path, "needle")
+        asked = read_json(path, "needle")
         needles["needle"] = _needles(_of_models(asked["models"], config, path, "needle"))
         if "tuned" in asked:
             needles["tuned"] = _needles(_of_models(asked["tuned"], config, path, "needle"))
@@ -100,7 +102,7 @@ def ablations(config: Config, folder: Path) -> dict[str, Any]:
     ]
     result = {"run": config.run, "base": BASE, "paper": PAPER, "split": evaluated["split"], "rows": rows}
     result["table"] = _table(result)
-    _write(folder / "ablations.json", json.dumps(result, indent=2) + "\n")
+    write_json(folder / "ablations.json", result)
     return result
 
 
@@ -164,7 +166,7 @@ def _bits(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 def _scores(config: Config, folder: Path, dataset: str) -> dict[str, dict[str, Any]]:
     """The headline score of each model on a dataset, by the first of the config's methods that has a row of it."""
-    table = _read(folder / "downstream" / dataset / "table.json", f"downstream table --dataset {dataset}")
+    table = read_json(folder / "downstream" / dataset / "table.json", f"downstream table --dataset {dataset}")
     metric = table["dataset"]["metric"]
     rows = {(row["method"], row["model"]): row for row in table["rows"]}
     rows = {key: row for key, row in rows.items() if metric in row["test"]}  # it may not be defined
@@ -256,22 +258,3 @@ def _of_models(found: dict[str, Any], config: Config, path: Path, command: str) 
         if name not in found:
             raise ValueError(f"{path}: has no figures of the model {name!r}; run `titans-genomics {command}` again")
     return found
-
-
-def _read(path: Path, command: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there yet; run `titans-genomics {command}` first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}); run `titans-genomics {command}` again") from None
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

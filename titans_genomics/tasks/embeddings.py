@@ -20,10 +20,11 @@ from titans_genomics import __version__
 from titans_genomics.config import Config
 from titans_genomics.data.labelled import Labelled
 from titans_genomics.data.store import TokenStore
+from titans_genomics.files import replacing
 from titans_genomics.models.classifier import pool
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import batches, device_of, encoded, padded, token_budget
-from titans_genomics.training import check_model, load_model, replacing, with_vocabulary
+from titans_genomics.training import check_model, load_model, with_vocabulary
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from titans_genomics.data.folder import TOKENIZER
 from titans_genomics.data.labelled import Labelled, draw, load_labelled
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer, digest
+from titans_genomics.files import write_json
 from titans_genomics.models.classifier import CNN, Classifier, Network
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune_fit import Fitting, Schedule, trained_weights
 from titans_genomics.tasks.plan import for_dataset
 from titans_genomics.tasks.sequences import device_of
-from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary, write_json
+from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary
 from titans_genomics.training.fit import compile_kernels, precision_of
 from titans_genomics.training.logs import Wandb, hardware, say
 

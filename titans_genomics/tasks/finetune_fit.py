@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from titans_genomics.data.labelled import Labelled
 from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.files import replacing
 from titans_genomics.models.classifier import CNN, Network
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.metrics import metrics_of
 from titans_genomics.tasks.sequences import Strands, batches, encoded, padded, predict, token_budget
-from titans_genomics.training import replacing
 from titans_genomics.training.logs import say
 
 

@@ -110,23 +110,6 @@ class Needles:
                 window[:, first - start : last - start] = whole[:, number, first - place : last - place]
 
 
-def places_of(length: int, depths: tuple[float, ...], size: int) -> np.ndarray:
-    """The first base of a needle of ``size`` bases at each depth of ``length`` bases, int64, (depths,).
-
-    Raises ValueError where two of them would overlap.
-    """
-    places = np.array([round(depth * (length - size)) for depth in depths], dtype=np.int64)
-    order = np.argsort(places)
-    close = np.flatnonzero(np.diff(places[order]) < size)
-    if length < size or len(close):
-        first, second = (depths[int(i)] for i in order[close[0] : close[0] + 2]) if len(close) else (depths[0],) * 2
-        raise ValueError(
-            f"needle.lengths: {length:,} bases leave no room for needles of {size} bases (needle.motif and needle.payload) at the depths "
-            f"{first:g} and {second:g} of needle.depths; raise the length, or take depths that lie further apart"
-        )
-    return places
-
-
 def draw_needles(rng: np.random.Generator, places: np.ndarray, stretches: int, motif: int, payload: int) -> Needles:
     """Needles and as many controls for each stretch; no motif of a stretch stands there twice.
 

@@ -22,11 +22,12 @@ from safetensors.torch import save_model as save_safetensors
 
 from titans_genomics.config import Config, NeedleConfig
 from titans_genomics.data.store import TokenStore
+from titans_genomics.files import replacing, write_json
 from titans_genomics.models.state import State, map_leaves
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.haystack import Background, Needles, draw_needles, places_of
+from titans_genomics.tasks.haystack import Background, Needles, draw_needles
 from titans_genomics.tasks.needle_tune import tune
-from titans_genomics.training import check_model, load_model, replacing, with_vocabulary, write_json
+from titans_genomics.training import check_model, load_model, with_vocabulary
 
 BATCH_TOKENS = 16_384
 """Tokens of all stretches of a batch that are read in one step."""
@@ -77,8 +78,6 @@ def needle(config: Config, store: Path, models: dict[str, Path], out: Path) -> d
     for folder in models.values():
         check_model(config, tokens, Path(folder))
     background = Background(tokens, "test", settings.source)
-    for length in settings.lengths:
-        places_of(length, settings.depths, settings.motif + settings.payload)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {
@@ -125,7 +124,7 @@ def measure(model: Any, settings: NeedleConfig, background: Background, seed: in
             started = time.monotonic()
             _reset_peak(next(model.parameters()).device)
             rng = np.random.default_rng([seed, length])
-            places = places_of(length, settings.depths, settings.motif + settings.payload)
+            places = np.array(settings.places(length), dtype=np.int64)
             needles = draw_needles(rng, places, count, settings.motif, settings.payload)
             starts = (rng.integers(2 * background.bases) + np.arange(count) * 2 * background.bases // count).tolist()
             figures = []

@@ -15,9 +15,10 @@ import torch
 from titans_genomics.config import Config
 from titans_genomics.data.alphabet import decode, encode
 from titans_genomics.data.store import TokenStore
+from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.haystack import Background
-from titans_genomics.training import check_model, load_model, with_vocabulary, write_json
+from titans_genomics.training import check_model, load_model, with_vocabulary
 
 PACKAGE = "recall-bench"
 

@@ -19,12 +19,12 @@ from titans_genomics.config_downstream import FITTED, WITHOUT_MODEL, Method
 from titans_genomics.data.labelled import Labelled, draw, load_labelled
 from titans_genomics.data.labelled.dataset import SEQUENCES
 from titans_genomics.data.labelled.splits import units
+from titans_genomics.files import replacing, write_json
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.finetune import tuning
 from titans_genomics.tasks.metrics import bootstrap, calibration, confusion, metrics_of, resamples_within
 from titans_genomics.tasks.outcomes import from_embeddings, from_fits, from_kmers
 from titans_genomics.tasks.plan import for_dataset
-from titans_genomics.training import replacing, write_json
 
 LABELS = {
     "caduceus": "chosen on validation sequences; test read once",

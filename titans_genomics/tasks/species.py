@@ -25,11 +25,14 @@ from titans_genomics.config import Config, SpeciesConfig
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.files import replacing, write_json
 from titans_genomics.models.classifier import pool
 from titans_genomics.progress import Progress
+from titans_genomics.tasks.metrics import interval
 from titans_genomics.tasks.sequences import batches, device_of, padded
 from titans_genomics.tasks.species_draw import Draw, cut_regions, draw_sequences, read_stretches
-from titans_genomics.training import check_model, load_model, replacing, with_vocabulary, write_json
+from titans_genomics.tasks.weighted import of_confusion
+from titans_genomics.training import check_model, load_model, with_vocabulary
 
 STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]
 """Inverse regularisation C that the cross-validation chooses from."""
@@ -241,19 +244,8 @@ def _resample(matrices: np.ndarray, draw: Draw, rng: np.random.Generator, times:
 
 def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, Matthews correlation (multi-class) and macro F1 of confusion matrices (..., classes, classes)."""
-    confusion = np.asarray(confusion, dtype=float)
-    total = confusion.sum((-1, -2))
-    right = np.trace(confusion, axis1=-2, axis2=-1)
-    truth, guess = confusion.sum(-1), confusion.sum(-2)
-    spread = np.sqrt((total**2 - (truth**2).sum(-1)) * (total**2 - (guess**2).sum(-1)))
-    above = right * total - (truth * guess).sum(-1)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    f1 = 2 * hits / np.maximum(truth + guess, 1)
-    return {
-        "accuracy": right / total,
-        "mcc": np.divide(above, spread, out=np.zeros_like(above), where=spread > 0),
-        "macro_f1": f1.mean(-1),
-    }
+    found = of_confusion(confusion)
+    return {"accuracy": found["accuracy"], "mcc": found["mcc"], "macro_f1": found["f1"]}
 
 
 def _summarise(
@@ -265,7 +257,7 @@ def _summarise(
     result: dict[str, Any] = {}
     for key in each[0]:
         result[key] = float(np.mean([row[key] for row in each]))
-        result[f"{key}_ci95"] = _interval(np.mean([s[key] for s in spread], 0))
+        result[f"{key}_ci95"] = interval(np.mean([s[key] for s in spread], 0))
     result["seeds"] = [
         {"seed": seed, **row, "C": c} for seed, row, c in zip(settings.seeds, each, strengths, strict=True)
     ]
@@ -278,12 +270,8 @@ def _difference(methods: dict[str, Any], resampled: dict[str, list[np.ndarray]],
     mean = {key: np.mean([scores(r)["accuracy"] for r in values], 0) for key, values in resampled.items()}
     return {
         "accuracy": methods[name]["accuracy"] - methods["kmer"]["accuracy"],
-        "ci95": _interval(mean[name] - mean["kmer"]),
+        "ci95": interval(mean[name] - mean["kmer"]),
     }
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    return [float(x) for x in np.quantile(values, [0.025, 0.975])] if len(values) else None
 
 
 def _save_embeddings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from titans_genomics.config import Config
 from titans_genomics.config_downstream import FITTED
 from titans_genomics.data.labelled.dataset import DATASET, SEQUENCES
+from titans_genomics.files import read_json, write_json
 from titans_genomics.progress import Progress
 from titans_genomics.suites import find
 from titans_genomics.tasks.embeddings import file_sha256
@@ -19,7 +19,6 @@ from titans_genomics.tasks.finetune import difference
 from titans_genomics.tasks.metrics import paired_difference
 from titans_genomics.tasks.plan import for_dataset, plan
 from titans_genomics.tasks.score import row_settings
-from titans_genomics.training import write_json
 
 Row = tuple[str, str]
 
@@ -54,12 +53,12 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     prepare = f"downstream prepare --config FILE --dataset {folder.name}"
-    dataset = _read(folder / "data" / DATASET, prepare)
+    dataset = read_json(folder / "data" / DATASET, prepare)
     sequences = file_sha256(_there(folder / "data" / SEQUENCES, prepare))
     metric = dataset["metric"]
     config = for_dataset(config, dataset)
     rows = plan(config, folder.name)
-    scores = {row: _read(_path(folder, row, "score.json"), _command(folder, row)) for row in rows}
+    scores = {row: read_json(_path(folder, row, "score.json"), _command(folder, row)) for row in rows}
     for row, score in scores.items():
         _check(config, folder, row, score, metric, sequences)
     listed = []
@@ -135,10 +134,6 @@ def _there(path: Path, command: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there yet; run `titans-genomics {command}`")
     return path
-
-
-def _read(path: Path, command: str) -> dict[str, Any]:
-    return json.loads(_there(path, command).read_text())
 
 
 def _check(config: Config, folder: Path, row: Row, score: dict[str, Any], metric: str, sequences: str) -> None:

@@ -21,12 +21,13 @@ from titans_genomics import markov
 from titans_genomics.config import Config, VariantSetConfig
 from titans_genomics.data.alphabet import A, C, G, N, T, reverse_complement
 from titans_genomics.data.store import TokenStore
+from titans_genomics.files import replacing, write_json
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.likelihood import GROUP_BASES, groups, log_likelihood
 from titans_genomics.tasks.metrics import bootstrap, metrics_of, paired_difference
 from titans_genomics.tasks.sequences import device_of
 from titans_genomics.tasks.variant_sets import VariantSet, read_variants
-from titans_genomics.training import check_model, load_model, replacing, with_vocabulary, write_json
+from titans_genomics.training import check_model, load_model, with_vocabulary
 
 METRICS = {"labels": ("auroc", "auprc"), "numbers": ("spearman", "pearson")}
 DIRECTIONS = {

@@ -5,9 +5,7 @@ from titans_genomics.training.export import (
     check_model,
     load_model,
     model_config,
-    replacing,
     with_vocabulary,
-    write_json,
 )
 from titans_genomics.training.fit import train
 from titans_genomics.training.module import NextToken, next_token_nll, scored_bases
@@ -19,9 +17,7 @@ __all__ = [
     "load_model",
     "model_config",
     "next_token_nll",
-    "replacing",
     "scored_bases",
     "train",
     "with_vocabulary",
-    "write_json",
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 from titans_genomics import __version__
 from titans_genomics.config import Config, SourceConfig, TitansConfig
 from titans_genomics.data.store import TokenStore
+from titans_genomics.files import replacing, write_json
 from titans_genomics.models import Titans, Transformer, with_parameters
 
 CLASSES = ("titans", "transformer")
@@ -93,24 +92,6 @@ def _settings(data: dict[str, Any]) -> dict[str, Any]:
 def build_model(name: str, config: TitansConfig) -> Any:
     """A new model with fresh weights; every name but "transformer" is that of a Titans model."""
     return Transformer(config) if name == "transformer" else Titans(config)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling of ``path`` that takes its place when the block succeeds, and is removed when it fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _umask() -> int:

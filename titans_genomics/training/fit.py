@@ -28,14 +28,9 @@ from titans_genomics import __version__
 from titans_genomics.config import Config, TrainConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.windows import HeldOutWindows, TrainWindows
+from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
-from titans_genomics.training.export import (
-    build_model,
-    model_config,
-    save_model,
-    with_vocabulary,
-    write_json,
-)
+from titans_genomics.training.export import build_model, model_config, save_model, with_vocabulary
 from titans_genomics.training.logs import Metrics, Wandb, hardware, say
 from titans_genomics.training.module import NextToken, learning_rate
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from titans_genomics.config import Config
-from titans_genomics.training.export import replacing
+from titans_genomics.files import replacing
 
 FIXED = (
     "step",

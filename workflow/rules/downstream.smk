@@ -83,7 +83,7 @@ rule score:
 
 rule table:
     input:
-        settings=f"{RUN}/settings/report.json",
+        settings=f"{RUN}/settings/table/{{dataset}}.json",
         data=PREPARED,
         scores=scores,
     output:

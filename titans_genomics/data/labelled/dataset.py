@@ -178,7 +178,9 @@ def load_labelled(folder: Path) -> Labelled:
     folder = Path(folder)
     for name in (DATASET, SEQUENCES):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no prepared dataset in this folder; prepare it first")
+            raise FileNotFoundError(
+                f"{folder / name}: no prepared dataset in this folder; run `titans-genomics downstream prepare` first"
+            )
     try:
         info = json.loads((folder / DATASET).read_text())
         table = pq.read_table(folder / SEQUENCES)
