@@ -94,7 +94,7 @@ def test_a_stage_without_the_one_before_says_so(tmp_path, stage):
     config.write_text(
         f"run: x\ndata: {{sources: [{{path: {genome}}}]}}\n"
         f"species: {{classes: [{{species: A, path: {genome}}}, {{species: B, path: {genome}}}]}}\n"
-        f"needle: {{lengths: [256]}}\nvariants: {{sets: [{{path: {changes}}}]}}\n"
+        f"needle: {{lengths: [1024]}}\nvariants: {{sets: [{{path: {changes}}}]}}\n"
     )
     message = fails(stage, "--config", config, cwd=tmp_path)
     assert "titans-genomics" in message.split("error:")[1], "names the command to run first"
