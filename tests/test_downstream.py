@@ -429,7 +429,9 @@ def test_what_has_to_be_there_before_is_named(refused, trained, settings, tmp_pa
     content = settings | {"results": str(tmp_path / "results")}
     folder = tmp_path / "results" / "small"
     for asked in (fit(), score()):
-        assert "no prepared dataset in this folder; run `titans-genomics downstream prepare` first" in refused(*asked, content=content)
+        assert "no prepared dataset in this folder; run `titans-genomics downstream prepare` first" in refused(
+            *asked, content=content
+        )
     said = refused("table", "--dataset", NAME, content=content)
     assert f"titans-genomics downstream prepare --config FILE --dataset {NAME}" in said
     shutil.copytree(trained / "downstream" / NAME / "data", folder / "downstream" / NAME / "data")
