@@ -55,7 +55,7 @@ ablations: $(READY)
 	snakemake ablations --configfile configs/ablations.yaml
 
 test: $(READY)
-	pytest $(TESTS)
+	OMP_NUM_THREADS=1 pytest -n auto --dist worksteal $(TESTS)
 
 lint: $(READY)
 	ruff check .
