@@ -18,6 +18,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/downstream.smk"
 include: "workflow/rules/ablations.smk"
+include: "workflow/rules/tasks.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -28,7 +29,6 @@ localrules:
     inspect,
     table,
     downstream,
-    ablations,
     report,
 
 
@@ -37,4 +37,4 @@ rule all:
     input:
         f"{RUN}/report.html",
         f"{RUN}/metrics.json",
-        f"{RUN}/data.html",
+        [f"{RUN}/data.html"] if CONFIG.data else [],

@@ -12,9 +12,10 @@ PACKAGE = ROOT / "titans_genomics"
 
 # What each room may import from its siblings. Everyone may read the version.
 ALLOWED = {
-    "config": {"config_data", "config_downstream", "suites"},
+    "config": {"config_data", "config_downstream", "config_tasks", "suites"},
     "config_data": {"sheet"},
     "config_downstream": {"config_data"},
+    "config_tasks": {"config_data"},
     "suites": {"config_data", "config_downstream"},
     "sheet": set(),
     "progress": set(),
@@ -30,6 +31,7 @@ ALLOWED = {
         "compiling",
         "config",
         "config_downstream",
+        "config_tasks",
         "files",
         "progress",
         "data",
@@ -38,14 +40,16 @@ ALLOWED = {
         "suites",
         "training",
     },
+    "hf": {"config", "files", "data", "models", "training"},
     "report": {"config", "files"},
-    "cli": {"config", "config_downstream", "data", "suites", "training", "evaluation", "tasks", "report"},
+    "cli": {"config", "config_downstream", "data", "suites", "training", "evaluation", "tasks", "hf", "report"},
 }
 WITHOUT_TORCH = (
     "data",
     "config",
     "config_data",
     "config_downstream",
+    "config_tasks",
     "suites",
     "files",
     "progress",
@@ -65,6 +69,7 @@ HEAVY = (
     "transformers",
     "peft",
     "huggingface_hub",
+    "lm_eval",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

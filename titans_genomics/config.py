@@ -1,7 +1,7 @@
 """The one schema of a run: every key of the YAML, its unit, its range and its default.
 
 A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``, ``species``, ``downstream``, ``needle``,
-``variants``, ``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
+``variants``, ``lm_eval``, ``niah``, ``states``, ``forecast``, ``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
 ``--help`` stay quick.
 """
 
@@ -37,12 +37,13 @@ from titans_genomics.config_downstream import (
     VariantsConfig,
     VariantSetConfig,
 )
+from titans_genomics.config_tasks import ForecastConfig, LearnConfig, LmEvalConfig, NiahConfig, StatesConfig
 from titans_genomics.suites import SUITES, find
 
 __all__ = [
-    "STAGES", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig", "HubConfig",
-    "LeaksConfig", "NeedleConfig", "ReadsConfig", "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig",
-    "TitansConfig", "TokenizerConfig", "TrainConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
+    "STAGES", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig",
+    "ForecastConfig", "HubConfig", "LeaksConfig", "LearnConfig", "LmEvalConfig", "NeedleConfig", "NiahConfig", "ReadsConfig",
+    "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig", "StatesConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
     "check_kinds", "check_run", "load_config", "parse_config", "stage_settings",
 ]  # fmt: skip
 
@@ -56,8 +57,9 @@ class TitansConfig(Section):
     Letters in brackets are those of the paper and of docs/model.md.
     """
 
-    variant: Literal["lmm", "mac", "mag", "mal"] = Field(
-        "lmm", description="memory alone, memory as context, as gate, as layer"
+    variant: Literal["lmm", "mac", "mag", "mal", "transformer", "gated_deltanet", "diagonal"] = Field(
+        "lmm",
+        description="memory alone, memory as context, as gate, as layer; baselines: attention over the last `window` tokens, a linear memory with the gated delta rule, a diagonal linear recurrence",
     )
     vocab_size: int = Field(
         8,
@@ -72,7 +74,9 @@ class TitansConfig(Section):
     chunk: int = Field(64, ge=1, description="tokens whose inner gradients are taken at the same weights (b)")
     segment: int = Field(256, ge=1, description="MAC: tokens of a segment (C), a multiple of chunk")
     window: int = Field(
-        256, ge=1, description="MAG, MAL: tokens of the sliding attention window (w), the own token included"
+        256,
+        ge=1,
+        description="MAG, MAL, Transformer: tokens of the sliding attention window (w), the own token included",
     )
     persistent: int = Field(4, ge=0, description="MAC, MAG, MAL: persistent tokens (P); 0 switches them off")
     conv: int = Field(
@@ -97,7 +101,7 @@ class TitansConfig(Section):
     def _shapes_fit(self) -> TitansConfig:
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
-        if self.variant != "lmm" and (self.d_model // self.n_heads) % 2:
+        if self.variant in ("mac", "mag", "mal", "transformer") and (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"the head width d_model / n_heads = {self.d_model // self.n_heads} must be even for rotary positions"
             )
@@ -252,7 +256,9 @@ class Config(Section):
     run: Name = Field(description="the run's name; everything is written to results/RUN/")
     seed: int = Field(1, ge=0, lt=2**32, description="seed of splits, windows, initial weights and augmentation")
     results: Path = Field(Path("results"), description="folder of all results")
-    data: DataConfig
+    data: DataConfig | None = Field(
+        None, description="sequence files or text to tokens; left out by runs of nothing but states and forecast"
+    )
     model: TitansConfig = Field(default_factory=TitansConfig)
     compare: dict[Name, dict[str, Any]] = Field(
         {},
@@ -264,10 +270,17 @@ class Config(Section):
     downstream: DownstreamConfig = Field(default_factory=DownstreamConfig)
     needle: NeedleConfig = Field(default_factory=NeedleConfig)
     variants: VariantsConfig = Field(default_factory=VariantsConfig)
+    lm_eval: LmEvalConfig = Field(default_factory=LmEvalConfig)
+    niah: NiahConfig = Field(default_factory=NiahConfig)
+    states: StatesConfig = Field(default_factory=StatesConfig)
+    forecast: ForecastConfig = Field(default_factory=ForecastConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
+        if self.data is None:
+            self._check_without_data()
+            return self
         names = {s.label for s in self.data.sources}
         for key, source in [("species.classes", entry.source) for entry in self.species.classes] + [
             ("needle", self.needle.source)
@@ -333,14 +346,43 @@ class Config(Section):
             "species": self.species.classes,
         }
         for section, there in asked.items():
-            if there and self.data.tokenizer.kind == "byte":
+            if there and self.data is not None and self.data.tokenizer.kind == "byte":
                 raise ValueError(f"{section}: sequences need a model of bases; data.tokenizer.kind byte reads text")
         return self
+
+    def _check_without_data(self) -> None:
+        """Raise ValueError unless everything that is asked for can do without tokens."""
+        if not self.tasks:
+            raise ValueError(
+                "data: missing; list sequence files or text under data.sources, or ask for states.group or forecast.path, which need none"
+            )
+        asked = {
+            "train.transformer": self.train.transformer,
+            "species.classes": self.species.classes,
+            "downstream": self.downstream.datasets or self.downstream.suites,
+            "needle.lengths": self.needle.lengths,
+            "variants.sets": self.variants.sets,
+            "lm_eval.tasks": self.lm_eval.tasks,
+            "niah": self.niah.asked,
+        }
+        for key, there in asked.items():
+            if there:
+                raise ValueError(f"{key}: needs the section data, which is missing")
 
     @property
     def folder(self) -> Path:
         """``results/RUN``, the folder of everything this run writes."""
         return self.results / self.run
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that models are trained on directly, without tokens of ``data``."""
+        return [name for name, asked in (("states", self.states.group), ("forecast", self.forecast.path)) if asked]
+
+    @property
+    def ablated(self) -> bool:
+        """Whether the run has several models of the same tokens, to stand in one table."""
+        return bool(self.compare) and self.data is not None
 
     @property
     def models(self) -> list[str]:
@@ -356,6 +398,14 @@ class Config(Section):
     def files(self) -> list[tuple[str, Path]]:
         """Every file that the run reads and that must be there, with the key that names it; downloads are not."""
         found = []
+        if self.forecast.path is not None and self.forecast.url is None:
+            found.append(("forecast.path", self.forecast.path))
+        if self.niah.haystack is not None:
+            found.append(("niah.haystack", self.niah.haystack))
+        if self.niah.babilong is not None:
+            found += [(f"niah.babilong.files.{i}", path) for i, path in enumerate(self.niah.babilong.files)]
+        if self.data is None:
+            return found
         for i, source in enumerate(self.data.sources):
             if source.url is None:
                 found.append((f"data.sources.{i}.path", source.path))
@@ -375,7 +425,7 @@ class Config(Section):
 
 TARGETS = (
     "all", "settings", "fetch", "tokenize", "inspect", "train", "evaluate", "species", "needle", "variants", "prepare", "fit",
-    "score", "table", "downstream", "ablations", "report",
+    "score", "table", "downstream", "ablations", "lm_eval", "niah", "states", "forecast", "learn", "export", "report",
 )  # fmt: skip
 """The rules of the workflow; a dataset's name is one too."""
 
@@ -384,6 +434,7 @@ RESERVED = ("titans", "transformer", "markov", "uniform", "transitions", "none",
 
 _ALWAYS = {"run", "seed", "results", "data"}
 _MODELS = _ALWAYS | {"model", "compare", "train"}
+_LEARNED = _MODELS - {"data"}
 STAGES: dict[str, set[str]] = {
     "tokenize": _ALWAYS,
     "train": _MODELS,
@@ -395,6 +446,10 @@ STAGES: dict[str, set[str]] = {
     "table": _MODELS | {"downstream"},
     "needle": _MODELS | {"needle"},
     "variants": _MODELS | {"variants"},
+    "lm_eval": _MODELS | {"lm_eval"},
+    "niah": _MODELS | {"niah"},
+    "states": _LEARNED | {"states"},
+    "forecast": _LEARNED | {"forecast"},
     "report": set(Config.model_fields),
 }
 """The sections that each stage depends on; a change in any other section leaves its results as they are."""
@@ -418,11 +473,15 @@ def check_run(config: Config) -> None:
         folder_too = key.startswith("downstream.datasets.") and key.endswith(".path")
         if not (path.is_file() or (folder_too and path.is_dir())):
             raise FileNotFoundError(f"{key}: {path} does not exist; paths are relative to {Path.cwd()}")
+    if config.data is None:
+        return
     needed = {"validation": "train", config.evaluate.split: "evaluate"}
     if any(entry.source for entry in config.species.classes):
         needed["test"] = "species"
     if config.needle.lengths:
         needed["test"] = "needle"
+    if config.niah.asked and config.niah.haystack is None:
+        needed["test"] = "niah"
     for split, stage in needed.items():
         if not getattr(config.data.split, split) and all(s.split != split for s in config.data.sources):
             raise ValueError(
@@ -436,6 +495,11 @@ def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
     ``parts``: of train the model, of prepare and table the dataset, of fit and score both; what concerns only others is left out.
     """
     settings = config.model_dump(mode="json", include=STAGES[stage])
+    model = parts[0] if parts and stage in ("niah", "states", "forecast") else None
+    if stage in ("states", "forecast"):  # the rest of the section is about tokens
+        settings["train"] = {key: settings["train"][key] for key in ("accelerator", "equal_parameters")}
+    if model is not None:
+        settings["compare"] = {name: changes for name, changes in settings["compare"].items() if name == model}
     model = parts[-1] if parts and stage in ("train", "fit", "score") else None
     if model is not None:
         settings["train"]["transformer"] = model == "transformer"

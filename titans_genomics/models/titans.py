@@ -46,7 +46,10 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Final hidden states (B, T, D) of tokens (B, T) int64, and the state after them."""
         self.check(tokens, state)
-        x = self.embedding(tokens)
+        return self.read(self.embedding(tokens), state)
+
+    def read(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Final hidden states (B, T, D) of what stands for tokens, x (B, T, D), and the state after it."""
         after = []
         for block, before in zip(self.blocks, state.blocks if state else [None] * len(self.blocks), strict=True):
             x, now = in_pieces(block, x, before, always=self.checkpoint_activations)

@@ -72,7 +72,7 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
         "species": bool(config.species.classes),
         "needle": bool(config.needle.lengths),
         "variants": bool(config.variants.sets),
-        "ablations": bool(config.compare),
+        "ablations": config.ablated,
     }
     commands = {"data": "tokenize"}
     stages = {

@@ -14,6 +14,7 @@ rule ablations:
         numbers=report(f"{RUN}/ablations.json", caption="../report/ablations.rst", category="Numbers"),
     log:
         f"{RUN}/logs/ablations.log",
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

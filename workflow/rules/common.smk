@@ -18,14 +18,20 @@ try:
     for key, path in [("results", CONFIG.results), ("downstream.folder", CONFIG.downstream.folder), *CONFIG.files()]:
         if re.search("[{}]", str(path)):
             raise ValueError(f"{key}: {path}: Snakemake takes braces for wildcards. Rename it, or give a link to it")
-    for source in CONFIG.species.files():  # those of data.sources are looked at by tokenize, which comes first
+    for source in (
+        CONFIG.species.files() if CONFIG.data else ()
+    ):  # those of data.sources are looked at by tokenize, which comes first
         check_source(source, CONFIG.data)
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
 RUN = CONFIG.folder.as_posix()
 MODELS = CONFIG.models
-DOWNLOADS = [source.label for source in CONFIG.data.sources if source.url]
+SOURCES = CONFIG.data.sources if CONFIG.data else ()
+DOWNLOADS = [source.label for source in SOURCES if source.url]
+TASK_FILES = {
+    task: [path for key, path in CONFIG.files() if key.split(".")[0] == task] for task in ("niah", "states", "forecast")
+}
 GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 
 # `titans-genomics` is found beside the Python that runs Snakemake, also when its environment is not activated.

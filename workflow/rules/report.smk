@@ -1,14 +1,17 @@
 rule report:
     input:
         settings=f"{RUN}/settings/report.json",
-        store=f"{RUN}/tokens.done",
-        training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS),
-        evaluate=f"{RUN}/evaluate/evaluate.json",
+        store=f"{RUN}/tokens.done" if CONFIG.data else [],
+        training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS) if CONFIG.data else [],
+        evaluate=f"{RUN}/evaluate/evaluate.json" if CONFIG.data else [],
         species=[f"{RUN}/species/species.json"] if CONFIG.species.classes else [],
         downstream=expand(f"{RUN}/downstream/{{dataset}}/table.json", dataset=CONFIG.datasets),
         needle=[f"{RUN}/needle/needle.json"] if CONFIG.needle.lengths else [],
         variants=[f"{RUN}/variants/variants.json"] if CONFIG.variants.sets else [],
-        ablations=[f"{RUN}/ablations.json"] if CONFIG.compare else [],
+        lm_eval=[f"{RUN}/lm_eval/lm_eval.json"] if CONFIG.lm_eval.tasks else [],
+        niah=[f"{RUN}/niah/niah.json"] if CONFIG.niah.asked else [],
+        tasks=expand(f"{RUN}/{{task}}/{{task}}.json", task=CONFIG.tasks),
+        ablations=[f"{RUN}/ablations.json"] if CONFIG.ablated else [],
     output:
         html=report(f"{RUN}/report.html", caption="../report/report.rst", category="Report"),
         metrics=report(f"{RUN}/metrics.json", caption="../report/metrics.rst", category="Numbers"),

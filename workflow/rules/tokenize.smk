@@ -1,10 +1,10 @@
 rule tokenize:
     input:
         settings=f"{RUN}/settings/tokenize.json",
-        sources=[source.path for source in CONFIG.data.sources if source.label not in DOWNLOADS],
+        sources=[source.path for source in SOURCES if source.label not in DOWNLOADS],
         fetched=expand(f"{RUN}/fetched/{{source}}.done", source=DOWNLOADS),
-        beside=[path for source in CONFIG.data.sources for path in source.side_files],
-        pieces=[CONFIG.data.tokenizer.path] if CONFIG.data.tokenizer.path else [],
+        beside=[path for source in SOURCES for path in source.side_files],
+        pieces=[CONFIG.data.tokenizer.path] if CONFIG.data and CONFIG.data.tokenizer.path else [],
     output:
         # A flag beside the store: Snakemake deletes outputs before a job, and an old store should outlive a failure.
         touch(f"{RUN}/tokens.done"),

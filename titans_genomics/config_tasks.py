@@ -1,0 +1,159 @@
+"""Sections of the config for text and for tasks that models are trained on directly: needles in text, state tracking, forecasting, lm-eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from titans_genomics.config_data import Fraction, Name, Section
+
+
+class LearnConfig(Section):
+    """Supervised training on a task: AdamW, linear warm-up, cosine to a tenth of the peak."""
+
+    steps: int = Field(2000, ge=0, description="optimiser steps; 0: measure the model as it is")
+    batch_size: int = Field(32, ge=1, description="examples per step")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup: Fraction = Field(0.05, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW decay of matrices")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    checkpoint_every: int = Field(
+        200, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
+    )
+
+
+class BabilongConfig(Section):
+    """BABILong: questions of bAbI whose facts stand scattered in long text."""
+
+    files: tuple[Path, ...] = Field(
+        min_length=1,
+        description="task files of bAbI (qa1_single-supporting-fact_test.txt, ...), in the published format",
+    )
+    lengths: tuple[int, ...] = Field((2048, 4096, 8192, 16384), min_length=1, description="tokens up to the answer")
+    samples: int = Field(20, ge=1, description="questions per file and length")
+
+
+class NiahConfig(Section):
+    """RULER's single needle in a haystack (S-NIAH), and BABILong."""
+
+    kinds: tuple[Literal["pk", "n", "w"], ...] = Field(
+        (),
+        description="pk: a number in repeated sentences (niah_single_1), n: a number in text (niah_single_2), w: a UUID in text (niah_single_3); empty: off",
+    )
+    lengths: tuple[int, ...] = Field((2048, 4096, 8192, 16384), min_length=1, description="tokens up to the answer")
+    depths: tuple[float, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0), min_length=1, description="where the needle stands: 0 at the start, 1 at the end"
+    )
+    samples: int = Field(20, ge=1, description="samples per kind, length and depth (RULER has 500 per length)")
+    max_tokens: int = Field(
+        20_000_000,
+        ge=1000,
+        description="tokens read per kind, length and model; of long lengths there are fewer samples",
+    )
+    answer: int = Field(128, ge=1, description="tokens that are generated for an answer, greedily, at most")
+    haystack: Path | None = Field(None, description="text file of the haystack; null: the held-out split of the run")
+    piece: int = Field(4096, ge=1, description="tokens read at a time; changes speed and memory, not the result")
+    context: int | None = Field(
+        None, ge=64, description="tokens of the windows that models are trained on; null: train.context"
+    )
+    fit: LearnConfig = Field(
+        LearnConfig(steps=0),
+        description="training on the task before it is measured; steps 0: as `train` left the models",
+    )
+    babilong: BabilongConfig | None = Field(None, description="BABILong with local files; null: off")
+
+    @field_validator("depths")
+    @classmethod
+    def _shares(cls, depths: tuple[float, ...]) -> tuple[float, ...]:
+        if min(depths) < 0 or max(depths) > 1:
+            raise ValueError("depths are shares of the length, from 0 to 1")
+        return depths
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run measures any of it."""
+        return bool(self.kinds or self.babilong)
+
+
+class StatesConfig(Section):
+    """State tracking: products of permutations, read one after the other (the word problem of a group)."""
+
+    group: Literal["s5", "a5", "s4", "s3", "z60"] | None = Field(
+        None, description="s5, a5: beyond TC0 (if it is not NC1); s4, s3, z60: solvable groups, within TC0; null: off"
+    )
+    train_length: int = Field(32, ge=2, description="longest products that models are trained on, elements")
+    lengths: tuple[int, ...] = Field(
+        (16, 32, 64, 128, 256, 512), min_length=1, description="lengths that are measured, elements"
+    )
+    samples: int = Field(256, ge=1, description="products per length")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one training per seed")
+    fit: LearnConfig = Field(default_factory=LearnConfig, description="training")
+
+
+class PublishedForecast(Section):
+    """Published errors, means over the four horizons of the field (96, 192, 336, 720), of scaled values."""
+
+    mse: float = Field(ge=0, description="mean squared error")
+    mae: float = Field(ge=0, description="mean absolute error")
+
+
+class ForecastConfig(Section):
+    """Forecasting of many series side by side: continuous inputs and outputs on the blocks of the model."""
+
+    path: Path | None = Field(
+        None, description="CSV with a column of times and numeric columns, plain or gzip; null: off"
+    )
+    name: Name | None = Field(None, description="name in the results; default: the file's stem")
+    url: str | None = Field(None, description="where path is downloaded from when it is not there")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="checksum that the file must have")
+    time: str = Field("date", min_length=1, description="column of the times, evenly spaced")
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="columns that are forecast; null: all but the times"
+    )
+    split: Literal["share", "ett"] = Field(
+        "share", description="share: first 70% train, 10% validation, last 20% test; ett: 12, 4 and 4 months of 30 days"
+    )
+    lookback: int = Field(336, ge=8, description="steps that a forecast is made from")
+    horizons: tuple[int, ...] = Field((96, 192, 336, 720), min_length=1, description="steps that are forecast")
+    patch: int = Field(16, ge=1, description="steps of one token")
+    stride: int = Field(16, ge=1, description="steps from one token to the next")
+    revin: bool = Field(True, description="each window is scaled by its own mean and deviation and scaled back (RevIN)")
+    gaps: Literal["error", "interpolate"] = Field(
+        "error", description="missing values: an error, or linear between their neighbours"
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one training per seed")
+    baselines: tuple[Literal["last", "dlinear"], ...] = Field(("last", "dlinear"), description="last value; DLinear")
+    max_windows: int | None = Field(
+        None, ge=1, description="test windows that are measured at most, evenly spread; null: all"
+    )
+    published: dict[str, PublishedForecast] = Field(
+        {}, description="published rows that are shown beside the run's, by what they are called"
+    )
+    fit: LearnConfig = Field(LearnConfig(steps=1000, lr=1e-3), description="training at one horizon")
+
+    @property
+    def key(self) -> str:
+        """The name in results."""
+        assert self.path is not None
+        return self.name or self.path.name.split(".")[0]
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> ForecastConfig:
+        if self.patch > self.lookback or self.stride > self.patch:
+            raise ValueError(
+                f"forecast.patch {self.patch} must be at most forecast.lookback {self.lookback}, and forecast.stride {self.stride} at most the patch"
+            )
+        return self
+
+
+class LmEvalConfig(Section):
+    """Tasks of the lm-evaluation-harness."""
+
+    tasks: tuple[str, ...] = Field((), description="names of tasks, such as wikitext, lambada_openai, piqa; empty: off")
+    include: Path | None = Field(None, description="folder with task files of one's own (YAML)")
+    limit: int | None = Field(None, ge=1, description="documents per task at most; null: all")
+    fewshot: int | None = Field(None, ge=0, description="examples before each question; null: as the task has it")
+    piece: int = Field(4096, ge=1, description="tokens read at a time; changes speed and memory, not the result")
+    batch_tokens: int = Field(16_384, ge=1, description="tokens of a batch of requests, padding included")
