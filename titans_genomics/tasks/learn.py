@@ -59,7 +59,8 @@ def learn(
     out : Path
         Folder of the checkpoint, ``last.pt``. A killed run that is started again ends with the weights it would have had.
     identity : dict
-        Plain values that a resumed run must share with the one that it resumes; another one starts anew.
+        Plain values that a resumed run must share with the one that it resumes, beside the settings and the shapes of ``network``; with
+        others it starts anew.
     title : str
         What the progress line says.
 
@@ -67,13 +68,13 @@ def learn(
     -------
     dict
         ``steps``, ``skipped`` (steps that were not finite, weights unchanged), ``seconds`` of training, ``best_step``, ``best`` (the figure
-        of validation, None without) and ``curve``: rows of ``step``, ``loss`` and the task's figures, means since the row before, and
-        ``validation`` where it was due.
+        of validation, None without) and ``curve``: rows of ``step``, ``loss`` and the task's figures, means since the row before (left out where
+        no step since was finite), and ``validation`` where it was due.
 
     Raises
     ------
     ValueError
-        After ten steps in a row that were not finite.
+        After ten steps in a row that were not finite; when the checkpoint cannot be read.
     """
     spared = network.no_decay() if hasattr(network, "no_decay") else set()
     groups = [
@@ -84,15 +85,22 @@ def learn(
         for free, decay in ((False, settings.weight_decay), (True, 0.0))
     ]
     optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=(0.9, 0.95))
-    progress: dict[str, Any] = {"step": 0, "skipped": 0, "seconds": 0.0, "best": None, "best_step": 0, "curve": []}
+    progress: dict[str, Any] = {
+        "step": 0, "skipped": 0, "in_a_row": 0, "seconds": 0.0, "best": None, "best_step": 0, "curve": [], "since": [],
+    }  # fmt: skip
     best: dict[str, Tensor] | None = None
     last = Path(out) / "last.pt"
+    identity = {
+        **identity,
+        "fit": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "validate_every": task.validate_every,
+        "shapes": {name: list(value.shape) for name, value in network.state_dict().items()},
+    }
     if (found := _resumable(last, identity)) is not None:
         network.load_state_dict(found["network"])
         optimiser.load_state_dict(found["optimiser"])
         progress, best = found["progress"], found["best"]
-    since: list[dict[str, float]] = []
-    in_a_row, every = 0, -(-max(1, settings.steps) // ROWS)
+    every = -(-max(1, settings.steps) // ROWS)
     begun = time.monotonic() - progress["seconds"]
     network.train()
     with Progress(settings.steps, "steps", title) as bar:
@@ -103,27 +111,17 @@ def learn(
                 group["lr"] = settings.lr * schedule(step, settings.steps, settings.warmup)
             figures = _step(network, optimiser, task, task.batch(step), settings.clip)
             progress["step"] = step = step + 1
-            if figures is None:
-                progress["skipped"], in_a_row = progress["skipped"] + 1, in_a_row + 1
-                if in_a_row >= MAX_NONFINITE:
-                    raise ValueError(
-                        f"{title}: {in_a_row} steps in a row were not finite, the last at step {step}; lower fit.lr or model.theta_max"
-                    )
-            else:
-                in_a_row = 0
-                since.append(figures)
+            _count(progress, figures, title)
             final = step == settings.steps
             due = task.validate is not None and (final or step % task.validate_every == 0)
-            if since and (final or due or step % every == 0):
-                row = {"step": step} | {key: sum(r[key] for r in since) / len(since) for key in since[0]}
-                since.clear()
+            if final or due or step % every == 0:
+                row = {"step": step} | _means(progress["since"])
+                progress["since"].clear()
                 if due:
-                    row["validation"] = _validate(network, task)
-                    if math.isfinite(row["validation"]) and (
-                        progress["best"] is None or row["validation"] < progress["best"]
-                    ):
-                        progress["best"], progress["best_step"] = row["validation"], step
-                        best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+                    row["validation"] = value = _validate(network, task)
+                    if math.isfinite(value) and (progress["best"] is None or value < progress["best"]):
+                        progress["best"], progress["best_step"] = value, step
+                        best = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
                 progress["curve"].append(row)
             bar.update(
                 1, note=", ".join(f"{k} {v:.4g}" for k, v in (progress["curve"] or [{}])[-1].items() if k != "step")
@@ -167,10 +165,33 @@ def _step(
     return {"loss": value} | figures if finite else None
 
 
+def _count(progress: dict[str, Any], figures: dict[str, float] | None, title: str) -> None:
+    """Note the figures of a step, or, with None, that it was skipped; raise ValueError when too many in a row were."""
+    if figures is not None:
+        progress["in_a_row"] = 0
+        progress["since"].append(figures)
+        return
+    progress["skipped"] += 1
+    progress["in_a_row"] += 1
+    if progress["in_a_row"] >= MAX_NONFINITE:
+        raise ValueError(
+            f"{title}: {MAX_NONFINITE} steps in a row were not finite, the last at step {progress['step']}; lower fit.lr or model.theta_max"
+        )
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the rows that have it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            found.setdefault(key, []).append(value)
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
 def _validate(network: nn.Module, task: Task) -> float:
     assert task.validate is not None
     network.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: what a network caches there could not be used in training
         value = task.validate(network)
     network.train()
     return float(value)
