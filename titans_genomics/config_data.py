@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from titans_genomics.sheet import expand_sources
 
+TEXT_KINDS = ("text", "jsonl", "parquet", "hub")
+"""Formats of documents of text; all others hold nucleotides."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,14 +33,17 @@ class SourceConfig(Section):
     """
 
     path: Path = Field(
-        description="sequence file, relative to the working directory; in a config also a pattern (*.fa.gz), an http(s), ftp or s3 URL, or an NCBI assembly accession (GCF_000005845.2)"
+        description="sequence or text file, relative to the working directory; in a config also a pattern (*.fa.gz), an http(s), ftp or s3 URL, an NCBI assembly accession (GCF_000005845.2), or a dataset of the Hugging Face Hub (hf://OWNER/NAME?subset=...&split=...)"
     )
-    kind: Literal["auto", "fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"] = Field(
-        "auto", description="file format; auto looks at the content"
+    kind: Literal["auto", "fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text", "jsonl", "parquet"] = (
+        Field("auto", description="file format; auto looks at the content (and of JSONL and text at the name)")
     )
     name: Name | None = Field(None, description="name in the token store and the report; default: the file's stem")
     species: str | None = Field(None, description="species, for the report and for data.split.by species")
     assembly: str | None = Field(None, description="assembly or strain, for the report")
+    column: str | None = Field(
+        None, min_length=1, description="jsonl, parquet, Hub: key or column of the text; null: data.text.column"
+    )
     weight: float = Field(
         1.0, ge=0, description="training windows are drawn in proportion to weight x training bases; 0: never"
     )
@@ -95,6 +101,18 @@ class TokenizerConfig(Section):
         if self.overlap and self.kind != "kmer":
             raise ValueError(f"overlap is for kind kmer, this is {self.kind}")
         return self
+
+
+class TextConfig(Section):
+    """What is read of text files."""
+
+    column: str = Field(
+        "text", min_length=1, description="jsonl, parquet, Hub: key or column that holds the text of a document"
+    )
+    encoding: Literal["keep", "replace", "error"] = Field(
+        "keep",
+        description="bytes that are not UTF-8: keep as they are, replace by U+FFFD, or an error; counted in any case",
+    )
 
 
 class ReadsConfig(Section):
@@ -242,6 +260,7 @@ class DataConfig(Section):
     n_run: int = Field(100, ge=1, description="shortest run of N that n_runs is about, bases")
     min_contig: int = Field(100, ge=1, description="contigs shorter than this are dropped and counted, bases")
     reads: ReadsConfig = Field(default_factory=ReadsConfig, description="filters for reads")
+    text: TextConfig = Field(default_factory=TextConfig, description="text files")
     split: SplitConfig = Field(default_factory=SplitConfig, description="train, validation and test")
 
     @model_validator(mode="before")
@@ -294,7 +313,7 @@ def check_kinds(data: DataConfig, kinds: Sequence[str]) -> None:
     """
     first: dict[str, SourceConfig] = {}
     for source, kind in zip(data.sources, kinds, strict=True):
-        first.setdefault(kind, source)
+        first.setdefault("text" if kind in TEXT_KINDS else kind, source)
     other = next((kind for kind in first if kind not in ("text", "auto")), None)
     if "text" in first and other is not None:
         raise ValueError(

@@ -78,25 +78,57 @@ class NiahConfig(Section):
 
 
 class StatesConfig(Section):
-    """State tracking: products of permutations, read one after the other (the word problem of a group)."""
+    """State tracking: products of the elements of a group, read one after the other (the word problem)."""
 
     group: Literal["s5", "a5", "s4", "s3", "z60"] | None = Field(
         None, description="s5, a5: beyond TC0 (if it is not NC1); s4, s3, z60: solvable groups, within TC0; null: off"
     )
-    train_length: int = Field(32, ge=2, description="longest products that models are trained on, elements")
-    lengths: tuple[int, ...] = Field(
-        (16, 32, 64, 128, 256, 512), min_length=1, description="lengths that are measured, elements"
+    inputs: Literal["generators", "elements"] = Field(
+        "generators",
+        description="letters of the words: a generating set (of s3, s4, s5 the swaps of two and the identity; of a5 the cycles of three; of z60 the powers of two and their inverses), or all elements",
     )
-    samples: int = Field(256, ge=1, description="products per length")
+    train_length: int = Field(32, ge=2, description="longest words that models are trained on, letters")
+    first_length: int = Field(4, ge=1, description="words of the first step, letters; at most train_length")
+    grow: Fraction = Field(
+        0.5, description="share of the steps in which words grow to train_length; 0: long ones at once"
+    )
+    lengths: tuple[int, ...] = Field(
+        (16, 32, 64, 128, 256, 512), min_length=1, description="lengths that are measured, letters"
+    )
+    samples: int = Field(256, ge=1, description="words per length")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one training per seed")
-    fit: LearnConfig = Field(default_factory=LearnConfig, description="training")
+    baselines: tuple[Literal["lstm"], ...] = Field(
+        ("lstm",),
+        description="lstm: a nonlinear recurrence with as many parameters, which says what can be learned here",
+    )
+    validate_every: int = Field(
+        100, ge=1, description="optimiser steps between validations; the best weights are measured"
+    )
+    fit: LearnConfig = Field(LearnConfig(steps=1000, batch_size=32, lr=2e-3), description="training")
 
+    @field_validator("lengths", "seeds")
+    @classmethod
+    def _differ(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("a number stands here twice")
+        if min(numbers) < 0:
+            raise ValueError("numbers must not be negative")
+        return numbers
 
-class PublishedForecast(Section):
-    """Published errors, means over the four horizons of the field (96, 192, 336, 720), of scaled values."""
+    @field_validator("lengths")
+    @classmethod
+    def _words(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if min(lengths) < 1:
+            raise ValueError("a word has at least 1 letter")
+        return lengths
 
-    mse: float = Field(ge=0, description="mean squared error")
-    mae: float = Field(ge=0, description="mean absolute error")
+    @model_validator(mode="after")
+    def _grows(self) -> StatesConfig:
+        if self.first_length > self.train_length:
+            raise ValueError(
+                f"states.first_length {self.first_length} must be at most states.train_length {self.train_length}"
+            )
+        return self
 
 
 class ForecastConfig(Section):

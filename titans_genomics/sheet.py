@@ -24,6 +24,7 @@ COLUMNS = (
     "name",
     "species",
     "assembly",
+    "column",
     "weight",
     "reference",
     "regions",

@@ -1,4 +1,4 @@
-"""Text, plain or gzip, byte by byte: whatever its encoding, the codes are the bytes of the file."""
+"""Text, plain or gzip: the codes are the bytes of the file, those that are not UTF-8 as `utf8.Utf8` treats them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 
 from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.batch import Advance, Batch
-from titans_genomics.data.bgzf import read_blocks
+from titans_genomics.data.utf8 import Utf8, as_codes
+
+EMPTY = "empty document"
+"""Why a document without a byte is left out."""
 
 SEPARATOR = b"<|endoftext|>"
 """A line of this alone ends a document; the line itself is no part of any."""
@@ -23,38 +26,46 @@ def read_text(
 ) -> Iterator[Batch]:
     """The documents of a text file: the whole file, or what stands between lines of `SEPARATOR`.
 
-    The first document has the file's name, further ones the name with ``.2``, ``.3``...; empty ones are left out.
+    The first document has the file's name, further ones the name with ``.2``, ``.3``...; empty ones between others are left out and counted.
 
     Raises
     ------
     ValueError
-        Compressed data cut short or damaged, or no text in the file.
+        Compressed data cut short or damaged, no text in the file, or a byte that is not UTF-8 and ``data.text.encoding`` error.
     """
-    documents = 0
+    documents, ended = 0, 0  # those with a byte in them, and the separators after the first of them
     begun = False  # whether a byte of the document was read
-    for parts, share in _pieces(source):
+    utf8 = Utf8(source.path, data.text.encoding)
+    known = 0
+    for parts, share in _pieces(utf8):
         names, starts, filled = [], [], 0
         for i, part in enumerate(parts):
-            begun = begun and i == 0
+            if i:
+                ended += documents > 0
+                begun = False
             if part and not begun:
                 documents += 1
                 names.append(source.path.name if documents == 1 else f"{source.path.name}.{documents}")
                 starts.append(filled)
                 begun = True
+                if empty := ended - (documents - 1):
+                    dropped[EMPTY] += empty
+                    ended -= empty
             filled += len(part)
-        yield Batch(np.frombuffer(b"".join(parts), dtype=np.uint8), names, np.array(starts, dtype=np.int64))
+        strays, known = utf8.strays - known, utf8.strays
+        yield Batch(as_codes(parts), names, np.array(starts, dtype=np.int64), ambiguous=strays)
         advance(share)
     if not documents:
         raise ValueError(f"{source.path}: no text in the file")
 
 
-def _pieces(source: SourceConfig) -> Iterator[tuple[list[bytes], float]]:
+def _pieces(utf8: Utf8) -> Iterator[tuple[list[bytes], float]]:
     """Text cut at the separators, and the share of the file read so far: the first part goes on with the document before."""
     carry = b""  # the beginning of a line that may become a separator in the next block
     line_begins = True
     share = 1.0
-    for block, share in read_blocks(source.path):
-        text = carry + block.tobytes()
+    for block, share in utf8.blocks():
+        text = carry + block
         cut = text.rfind(b"\n") + 1
         carry = b""
         if (cut or line_begins) and (SEPARATOR + b"\r").startswith(text[cut:]):

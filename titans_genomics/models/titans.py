@@ -9,10 +9,19 @@ from titans_genomics.config import TitansConfig
 from titans_genomics.models.blocks import LMM, MAC, MAG, MAL, Block, CausalAttention, RMSNorm
 from titans_genomics.models.memory import NeuralMemory
 from titans_genomics.models.pieces import in_pieces
+from titans_genomics.models.recurrent import DiagonalRecurrence, GatedDeltaNet
 from titans_genomics.models.state import State, as_documents
 from titans_genomics.ops.linear import Linear
 
-MIXERS = {"lmm": LMM, "mac": MAC, "mag": MAG, "mal": MAL}
+MIXERS = {
+    "lmm": LMM,
+    "mac": MAC,
+    "mag": MAG,
+    "mal": MAL,
+    "transformer": CausalAttention,
+    "gated_deltanet": GatedDeltaNet,
+    "diagonal": DiagonalRecurrence,
+}
 
 
 class LanguageModel(nn.Module):
@@ -120,7 +129,7 @@ class LanguageModel(nn.Module):
 
     def no_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone: all but the matrices of linear layers; also the gates."""
-        gates = {id(m.to_gates.weight) for m in self.modules() if isinstance(m, NeuralMemory)}
+        gates = {id(m.to_gates.weight) for m in self.modules() if isinstance(m, NeuralMemory | GatedDeltaNet)}
         decayed = {id(m.weight) for m in self.modules() if isinstance(m, nn.Linear)} - gates
         return {name for name, parameter in self.named_parameters() if id(parameter) not in decayed}
 
@@ -130,7 +139,7 @@ class LanguageModel(nn.Module):
 
 
 class Titans(LanguageModel):
-    """The Titans model of a `TitansConfig`: `logits, state = model(tokens, state=None)`."""
+    """The model of a `TitansConfig`, baselines among them: `logits, state = model(tokens, state=None)`."""
 
     def __init__(self, config: TitansConfig):
         super().__init__(config, MIXERS[config.variant], round(config.ff_expansion * config.d_model))
