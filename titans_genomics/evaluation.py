@@ -1,10 +1,10 @@
-"""Held-out bits per base: streamed through the whole held-out genome, by context position, and beside the baselines.
+"""Held-out bits per base (of text: per byte): streamed through the whole held-out genome, by context position, and beside the baselines.
 
 The memory begins anew after every stretch of `evaluate.stretch` tokens, as it did in training; a reading of the whole
 run without end stands beside it, and shows whether a model holds beyond what it was trained on.
 
 Every model and the Markov baseline are scored on exactly the same targets: the A, C, G and T of the held-out run of each
-source, the first token of the run excepted, for which nothing has been read.
+source (of text all bytes), the first token of the run excepted, for which nothing has been read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from titans_genomics import markov
 from titans_genomics.config import Config
 from titans_genomics.data.store import Run, TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
+from titans_genomics.data.words import Amount, Words
 from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
 from titans_genomics.training import check_model, load_model, next_token_nll, scored_bases, with_vocabulary
@@ -59,7 +61,9 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
         ``sources`` (name to figures) and ``overall`` (all sources together). Figures: ``bases`` scored, ``uniform``,
         ``markov``, ``models`` (each with ``bits_per_base``, ``perplexity``, a 95% interval ``ci95`` over blocks of genome,
         the paired ``difference_to_markov`` and, of others than "titans", ``difference_to_titans``, and ``endless``: the same without ever emptying the memory) and ``context``:
-        bits by the number of tokens read before.
+        bits by the number of tokens read before. ``unit`` is "base" or "byte": what ``bits_per_base`` and ``bases`` are of. Of text
+        every figure also has ``perplexity_per_token`` and ``perplexity_per_word``, over the same ``tokens`` and ``words`` (what white
+        space parts) for every model: exp of the whole negative log-likelihood divided by their number.
 
     Raises
     ------
@@ -86,6 +90,7 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
             figures[run.source].measure_markov(tokens, config, fits)
             progress.update(1)
     stretch = config.evaluate.stretch or config.train.context * config.train.carry
+    unit = "byte" if tokens.tokenizer.text else "base"
     work = sum(2 * len(f.inputs) + sum(len(w) * length for length, w in f.windows.items()) for f in figures.values())
     speed = {}
     for name, folder in models.items():
@@ -94,13 +99,14 @@ def evaluate(config: Config, store: Path, models: dict[str, Path], out: Path) ->
             seconds = 0.0
             for measured in figures.values():
                 begun = time.monotonic()
-                measured.stream(model, name, config.evaluate.piece, stretch, progress)
+                measured.stream(model, name, config.evaluate.piece, stretch, progress, unit)
                 seconds += time.monotonic() - begun
                 measured.by_position(model, name, progress)
             speed[name] = sum(len(measured.inputs) for measured in figures.values()) / seconds
     rng = np.random.default_rng(config.seed)
     resampled = {source: measured.resample(rng) for source, measured in figures.items()}
     result = {
+        "unit": unit,
         "split": config.evaluate.split,
         "seed": config.seed,
         "train_context": config.train.context,
@@ -173,6 +179,24 @@ class _Figures:
         count = min(room, max(1, WINDOW_TOKENS // size))
         return (np.arange(count) * room // count) * size
 
+    @cached_property
+    def amount(self) -> Amount | None:
+        """How much text is scored; None of nucleotides."""
+        tokenizer = self.run.store.tokenizer
+        if not tokenizer.text:
+            return None
+        words = Words()
+        tokens = 0
+        for first in range(1, len(self.inputs) + 1, markov.PIECE):
+            targets = self.run.read(first, min(first + markov.PIECE, len(self.inputs) + 1))
+            tokens += int((self.scores[targets] > 0).sum())
+            for part in np.split(targets, np.flatnonzero(targets == tokenizer.eos)):
+                if len(part) and part[0] == tokenizer.eos:
+                    words.end()
+                words.add(tokenizer.decode(part).tobytes())
+        words.end()
+        return Amount(tokens, words.count)
+
     # ------------------------------------------------------------------------------------- measuring
 
     def measure_markov(self, store: TokenStore, config: Config, fits: dict[tuple[str | None, str | None], Any]) -> None:
@@ -212,7 +236,7 @@ class _Figures:
                 found, bases = bits(start + 1, start + size + 1)
                 self._add_positions("markov", size, found[None], bases[None])
 
-    def stream(self, model: Any, name: str, piece: int, stretch: int, progress: Progress) -> None:
+    def stream(self, model: Any, name: str, piece: int, stretch: int, progress: Progress, unit: str) -> None:
         """Carry the state through the run, a piece at a time: memory does not grow with length.
 
         Once with a new state for every ``stretch`` tokens, once without end.
@@ -227,7 +251,7 @@ class _Figures:
                     where = np.arange(first, min(first + piece, end))
                     bits, bases, state = self._score(model, np.array([first]), len(where), state)
                     tally.add(self._block_of(where), bits[0], bases[0])
-                    progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per base")
+                    progress.update(len(where), note=f"{self.run.source} {tally.mean:.4f} bits per {unit}")
 
     def by_position(self, model: Any, name: str, progress: Progress) -> None:
         """Windows that each start with an empty memory: at the training context, and beyond it."""
@@ -293,7 +317,7 @@ class _Figures:
 
     def summary(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
         """The figures of this source."""
-        result = _summarise(self.blocks, self.endless, resampled, self.letters)
+        result = _summarise(self.blocks, self.endless, resampled, self.letters, self.amount)
         result["markov"] |= {
             "order": self.markov_order,
             "smoothing": self.markov_smoothing,
@@ -303,15 +327,23 @@ class _Figures:
 
 
 def _summarise(
-    blocks: dict[str, _Tally], endless: dict[str, _Tally], resampled: dict[str, np.ndarray], letters: int
+    blocks: dict[str, _Tally],
+    endless: dict[str, _Tally],
+    resampled: dict[str, np.ndarray],
+    letters: int,
+    amount: Amount | None,
 ) -> dict[str, Any]:
     """Means and intervals of one source, or of all."""
     bases = int(blocks["markov"].bases.sum())
     drawn = np.maximum(resampled["bases"], 1)
 
+    def per_unit(bits: float) -> dict[str, float]:
+        return amount.perplexities(bits * bases) if amount else {}
+
     def figure(name: str) -> dict[str, Any]:
         bits = blocks[name].mean
-        return {"bits_per_base": bits, "perplexity": 2**bits, "ci95": _interval(resampled[name] / drawn)}
+        ends = {"ci95": _interval(resampled[name] / drawn)}
+        return {"bits_per_base": bits, "perplexity": 2**bits} | ends | per_unit(bits)
 
     models = {}
     for name in blocks:
@@ -322,7 +354,7 @@ def _summarise(
                     "bits_per_base": blocks[name].mean - blocks["markov"].mean,
                     "ci95": _interval(difference),
                 },
-                "endless": {"bits_per_base": endless[name].mean},
+                "endless": {"bits_per_base": endless[name].mean} | per_unit(endless[name].mean),
             }
             if name != "titans" and "titans" in blocks:
                 models[name]["difference_to_titans"] = {
@@ -331,7 +363,8 @@ def _summarise(
                 }
     return {
         "bases": bases,
-        "uniform": {"bits_per_base": math.log2(letters), "perplexity": float(letters)},
+        **({"tokens": amount.tokens, "words": amount.words} if amount else {}),
+        "uniform": {"bits_per_base": math.log2(letters), "perplexity": float(letters)} | per_unit(math.log2(letters)),
         "markov": figure("markov"),
         "models": models,
     }
@@ -358,7 +391,9 @@ def _overall(figures: list[_Figures], resampled: dict[str, dict[str, np.ndarray]
         positions[name] = _Tally(np.sum([p.bits for p in parts], 0), np.sum([p.bases for p in parts], 0))
     sums = {key: np.sum([r[key] for r in resampled.values()], 0) for key in next(iter(resampled.values()))}
     endless = joined(lambda f: f.endless)
-    result = _summarise(joined(lambda f: f.blocks), endless, sums, figures[0].letters)
+    amounts = [f.amount for f in figures if f.amount]
+    amount = Amount(sum(a.tokens for a in amounts), sum(a.words for a in amounts)) if amounts else None
+    result = _summarise(joined(lambda f: f.blocks), endless, sums, figures[0].letters, amount)
     return result | {"context": _by_context(positions)}
 
 

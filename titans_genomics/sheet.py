@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 COLUMNS = (
     "path",
@@ -34,12 +34,16 @@ COLUMNS = (
 )
 """The columns of a sample sheet: keys of ``data.sources[]``."""
 
-SCHEMES = ("http", "https", "ftp", "s3")
+SCHEMES = ("http", "https", "ftp", "s3", "hf")
+
+HUB_LIST = ".hub.json"
+"""Ending of the list of a Hub dataset's files, which stands for them all."""
 
 _ACCESSION = re.compile(r"GC[AF]_\d{9}(\.\d+)?")
 _INDEXES = (".fai", ".gzi", ".bai", ".csi", ".crai", ".tbi")
 _ENDINGS = re.compile(
-    r"(\.(gz|bgz|bgzip|fa|fna|fas|fasta|ffn|frn|fq|fastq|gb|gbk|gbff|genbank|embl|2bit|bam|cram|txt))+$", re.IGNORECASE
+    r"(\.(gz|bgz|bgzip|fa|fna|fas|fasta|ffn|frn|fq|fastq|gb|gbk|gbff|genbank|embl|2bit|bam|cram|txt|jsonl|ndjson|parquet))+$",
+    re.IGNORECASE,
 )
 _CONTROL = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_TEXT = (
@@ -79,7 +83,8 @@ def expand_sources(sources: Any, downloads: Path, origins: list[str] | None = No
           left out. All other keys are shared. A name that two files would have by default is made longer;
         * a URL (http, https, ftp, s3), kept as ``url``; ``path`` becomes ``downloads/FILE``. When two URLs end in the
           same file name, both local names carry a hash of the URL;
-        * an NCBI assembly accession: ``url`` becomes ``ncbi:ACCESSION``, which is also the name by default.
+        * an NCBI assembly accession: ``url`` becomes ``ncbi:ACCESSION``, which is also the name by default;
+        * a dataset of the Hugging Face Hub, ``hf://OWNER/NAME`` (`hub_address`): ``path`` becomes the list of its files.
 
     Raises
     ------
@@ -111,6 +116,9 @@ def expand_sources(sources: Any, downloads: Path, origins: list[str] | None = No
             made = [entry | {"path": str(downloads / file), "url": url}]
             if url.startswith("ncbi:") and entry.get("name") is None:
                 made[0]["name"] = url.removeprefix("ncbi:")
+            if url.startswith("hf:") and entry.get("name") is None:
+                _, *parts = hub_address(url)
+                made[0]["name"] = _safe("-".join(part for part in (parts[0], *parts[2:]) if part))[:80]
         elif _is_pattern(entry):
             made = [entry | {"path": path} for path in _matches(entry, where)]
         else:
@@ -153,6 +161,12 @@ def _address(entry: Any, where: str) -> tuple[str, str] | None:
         parts = urlsplit(path)
     except ValueError as error:
         raise ValueError(f"{where}path: {path} is not a valid URL ({error})") from None
+    if scheme.lower() == "hf":
+        try:
+            owner, name, _, subset, split = hub_address(path)
+        except ValueError as error:
+            raise ValueError(f"{where}path: {error}") from None
+        return path, "--".join(_safe(part) for part in (owner, name, subset, split) if part) + HUB_LIST
     if "@" in parts.netloc:
         raise ValueError(
             f"{where}path: a URL with a user name or password would be written to the results. Fetch the file by other means and give its local path"
@@ -164,6 +178,20 @@ def _address(entry: Any, where: str) -> tuple[str, str] | None:
     if len(file) > 150:
         file = f"{file[:60]}-{_hash(path)}-{file[-60:]}"
     return path, file
+
+
+def hub_address(address: str) -> tuple[str, str, str, str, str]:
+    """Owner, name, revision, subset and split (of these three empty where not given) of a dataset of the Hugging Face Hub.
+
+    ``address`` is ``hf://OWNER/NAME``, with ``@REVISION`` and ``?subset=...&split=...`` behind it where wanted. Raises ValueError.
+    """
+    found = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+)/([\w.-]+)(?:@([^?]+))?(?:\?(.*))?", address, re.IGNORECASE)
+    options = dict(parse_qsl(found[4] or "")) if found else {}
+    if found is None or set(options) - {"subset", "split"}:
+        raise ValueError(
+            f"{address}: a dataset of the Hugging Face Hub is written hf://OWNER/NAME, with @REVISION and ?subset=...&split=... behind it where wanted"
+        )
+    return found[1], found[2], found[3] or "", options.get("subset", ""), options.get("split", "")
 
 
 def _is_pattern(entry: Any) -> bool:

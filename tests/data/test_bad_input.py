@@ -398,8 +398,8 @@ BAD: dict[str, Case] = {
         of(TEXT, "x.txt", kind="text"),
     ),
     "text that nobody calls text": Case(
-        r"x\.txt: neither FASTA .* it begins with 'Once .* say so \(data\.sources\[\]\.kind: text\)",
-        of(TEXT, "x.txt"),
+        r"x\.page: neither FASTA .* it begins with 'Once .* say so \(data\.sources\[\]\.kind: text\)",
+        of(TEXT, "x.page"),
         {"tokenizer": {"kind": "byte"}},
     ),
     "nucleotides as bytes": Case(

@@ -66,7 +66,7 @@ def test_what_the_records_are(tmp_path):
     plain = config_for("x").data
     found = {kind: what(kind, plain) for kind in READERS}
     assert {kind for kind, records in found.items() if records == "reads"} == {"fastq", "bam", "cram"}
-    assert {kind for kind, records in found.items() if records == "documents"} == {"text"}
+    assert {kind for kind, records in found.items() if records == "documents"} == {"text", "jsonl", "parquet", "hub"}
     consensus = config_for("x", reads={"consensus": True}).data
     assert [what(kind, consensus) for kind in ("bam", "cram", "fastq")] == ["contigs", "contigs", "reads"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import config_for
 
-from titans_genomics.data import text
+from titans_genomics.data import text, utf8
 
 PARTS = [
     b"<|endoftext|>",
@@ -92,7 +92,7 @@ def test_blocks_of_any_length_give_the_same_documents(tmp_path_factory, parts, l
 
     expected = split(raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "read_blocks", blocks)
+        patch.setattr(utf8, "read_blocks", blocks)
         if not expected:
             with pytest.raises(ValueError, match=r"d\.txt: no text"):
                 read(path)

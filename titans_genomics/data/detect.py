@@ -8,10 +8,10 @@ import zlib
 from pathlib import Path
 from typing import Literal
 
-from titans_genomics.config import SourceConfig
+from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.bgzf import GZIP_MAGIC
 
-Kind = Literal["fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text"]
+Kind = Literal["fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text", "jsonl", "parquet", "hub"]
 
 HEAD = 1 << 16
 """Bytes of a file, decompressed, that are looked at before it is read."""
@@ -23,6 +23,7 @@ _GENOME = "give the genome's FASTA instead"
 _DECOMPRESS = "Decompress it, or use gzip or bgzip"
 _UNPACK = "Unpack it and give the sequence file in it"
 _OFFICE = "Save the sequences as plain text in FASTA format"
+_UTF16 = "this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`"
 _SIGNALS = "raw signals of a sequencer; basecall them, and give the FASTQ or BAM"
 
 # What files that are no text begin with.
@@ -53,10 +54,13 @@ _BINARY = (
     (b"\xeb\xf2\x89\x87", f"a bigBed file of intervals; {_GENOME}"),
     (b"\x87\x89\xf2\xeb", f"a bigBed file of intervals; {_GENOME}"),
     (b"\x93NUMPY", f"a NumPy array; {_NEEDED}"),
-    (b"PAR1\x15", f"a Parquet table; {_NEEDED}"),
     (b"SQLite format 3\0", f"an SQLite database; {_NEEDED}"),
     *((bytes([0x80, protocol]), f"a Python pickle; {_NEEDED}") for protocol in range(2, 6)),
 )
+
+_PARQUET = b"PAR1"
+_LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.gz)?$", re.IGNORECASE)
+_PLAIN = re.compile(r"\.(txt|text|md)(\.gz)?$", re.IGNORECASE)
 
 # What text files of other formats begin with, byte order mark and white space aside.
 _TEXT = (
@@ -84,8 +88,14 @@ _TEXT = (
 )  # fmt: skip
 
 
+class UnknownError(ValueError):
+    """Text of none of the formats that are known."""
+
+
 def detect_kind(path: Path, head: bytes | None = None) -> Kind:
     """The format of a file by its first bytes (those inside gzip when compressed); never text, which anything may be.
+
+    Lines of JSON are also known by their name, as the answers of servers look like them.
 
     ``head``: these bytes (`read_head`), if they were read already.
 
@@ -103,12 +113,21 @@ def detect_kind(path: Path, head: bytes | None = None) -> Kind:
         if _compressed(path):
             raise ValueError(f"{path}: compressed with gzip, which CRAM and 2bit files may not be. Decompress it")
         return "cram" if head.startswith(b"CRAM") else "2bit"
+    if head.startswith(_PARQUET):
+        if _compressed(path):
+            raise ValueError(f"{path}: compressed with gzip, which Parquet files may not be. Decompress it")
+        return "parquet"
     _refuse_binary(path, head)
     if _is_utf16(head):
-        raise ValueError(f"{path}: this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`")
+        raise ValueError(f"{path}: {_UTF16}")
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b">"):
         return "fasta"
+    if text.startswith(b"{"):
+        if re.match(rb'\{\s*"hub_dataset"', text):
+            return "hub"
+        if _LINES.search(path.name):
+            return "jsonl"
     if re.match(rb"LOCUS\s", text) or re.search(rb"Genetic Sequence Data Bank[^>]*\nLOCUS\s", text):
         return "genbank"
     if re.match(rb"(?i)ID   .*\bBP\.?\s*$", text, re.MULTILINE):
@@ -121,20 +140,34 @@ def detect_kind(path: Path, head: bytes | None = None) -> Kind:
     if _is_fastq(text):
         return "fastq"
     start = text[:20].decode("utf-8", errors="replace").splitlines()
-    raise ValueError(
-        f"{path}: neither FASTA (begins with '>'), FASTQ ('@'), GenBank (LOCUS), EMBL (ID), 2bit, BAM nor CRAM; it begins with {start[0] if start else ''!r}. If it is text to learn from, say so (data.sources[].kind: text)"
+    raise UnknownError(
+        f"{path}: neither FASTA (begins with '>'), FASTQ ('@'), GenBank (LOCUS), EMBL (ID), 2bit, BAM, CRAM nor Parquet; it begins with {start[0] if start else ''!r}. If it is text to learn from, say so (data.sources[].kind: text)"
     )
 
 
-def source_kind(source: SourceConfig, head: bytes | None = None) -> Kind:
-    """The format of a source: what its content is, which ``kind`` must not contradict; text only when ``kind`` says so.
+def source_kind(source: SourceConfig, head: bytes | None = None, data: DataConfig | None = None) -> Kind:
+    """The format of a source: what its content is, which ``kind`` must not contradict.
+
+    Text only when ``kind`` says so, or when the tokenizer of ``data`` can read text, the name ends as that of a text file
+    and the content is of no other format.
 
     ``head`` as in `detect_kind`. Raises FileNotFoundError and ValueError as that, and ValueError for a contradiction.
     """
-    if source.kind == "text":
-        _refuse_binary(source.path, read_head(source.path) if head is None else head)
+    if source.kind in ("text", "jsonl"):
+        head = read_head(source.path) if head is None else head
+        if head.startswith(_PARQUET):
+            raise ValueError(f"{source.path}: data.sources[].kind says {source.kind}, the content is parquet")
+        _refuse_binary(source.path, head)
+        if (source.kind == "jsonl" or (data and data.text.encoding != "keep")) and _is_utf16(head):
+            raise ValueError(f"{source.path}: {_UTF16}")
+        return source.kind
+    try:
+        kind = detect_kind(source.path, head)
+    except UnknownError:
+        readable = data is not None and data.tokenizer.kind in ("byte", "bpe")
+        if source.kind != "auto" or not readable or not _PLAIN.search(source.path.name):
+            raise
         return "text"
-    kind = detect_kind(source.path, head)
     if source.kind not in ("auto", kind):
         raise ValueError(f"{source.path}: data.sources[].kind says {source.kind}, the content is {kind}")
     return kind
@@ -197,7 +230,8 @@ def _refuse_binary(path: Path, head: bytes) -> None:
 def _is_utf16(head: bytes) -> bool:
     """Whether text begins with its mark, or has a zero beside every letter."""
     start = head[:64]
-    wide = not (start[::2].strip(b"\0") and start[1::2].strip(b"\0"))
+    halves = start[::2], start[1::2]
+    wide = any(not zeros.strip(b"\0") and b"\0" not in letters for zeros, letters in (halves, halves[::-1]))
     return head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
         len(start) > 3 and wide and start.replace(b"\0", b"").isascii()
     )

@@ -37,7 +37,7 @@ def fetch(source: SourceConfig) -> Path:
     ----------
     source
         ``url`` is http, https, ftp, s3 (public objects), or ncbi:ACCESSION for the genomic FASTA of an assembly, which
-        is held against NCBI's own checksum when ``md5`` is not given.
+        is held against NCBI's own checksum when ``md5`` is not given; or hf://OWNER/NAME for the files of a dataset.
 
     Raises
     ------
@@ -59,6 +59,10 @@ def fetch(source: SourceConfig) -> Path:
         if source.md5 is not None:
             check_md5(path, source.md5)
         return path
+    if source.url.lower().startswith("hf:"):
+        from titans_genomics.data.hub import fetch_dataset
+
+        return fetch_dataset(source)
     return download(path, source.url, source.md5, f"data.sources, source {source.label!r}")
 
 

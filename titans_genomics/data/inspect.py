@@ -96,6 +96,7 @@ def _source(entry: dict[str, Any], shard: Shard, splits: dict[str, Any]) -> dict
             "share": _share(entry["soft_masked"], bases),
             "stretches": len(shard.softmask),
         },
+        "not_utf8": entry.get("not_utf8", 0) if text else None,
         "lengths": _lengths(records),
         "gc_spread": None if text else gc_spread(records),
         "duplicates": repeats(records, strands=not text),

@@ -13,6 +13,7 @@ from titans_genomics.config import Config, DataConfig, SourceConfig
 from titans_genomics.data.layout import Chosen, count_n, cut, merge_dropped
 from titans_genomics.data.shard import Shard
 from titans_genomics.data.splits import SPLITS
+from titans_genomics.data.vocabulary import Tokenizer
 
 
 def check_n(source: SourceConfig, data: DataConfig, shard: Shard, own: Chosen) -> None:
@@ -74,6 +75,7 @@ def describe(
 ) -> dict[str, Any]:
     """What the manifest says of one source."""
     facts = shard.facts
+    documents = facts["what"] == "documents"
     bases = sum(facts["acgt"].values())
     lengths = shard.columns("length")[0]
     tokens = {run["split"]: run["tokens"] for run in runs if run["source"] == source.label}
@@ -92,7 +94,8 @@ def describe(
         "n": facts["n"],
         "n_runs": len(cut(shard.n_runs, shard.columns("offset")[0])),
         "gc": (facts["acgt"]["C"] + facts["acgt"]["G"]) / max(bases, 1),
-        "iupac": facts["iupac"],
+        "iupac": 0 if documents else facts["iupac"],
+        "not_utf8": facts["iupac"] if documents else 0,
         "soft_masked": facts["soft_masked"],
         "records": facts["what"],
         "kept": facts["records"] - sum(entry.get("records", 0) for entry in own.left_out.values()),
@@ -132,12 +135,24 @@ def totals_of(sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return totals
 
 
+_ROLES = {"pad": "padding", "bos": "the beginning of a text", "eos": "the end of a text"}
 _WORTH_SAYING = 0.05  # share of held-out bases in train that is
 
 
-def warnings_of(config: Config, sources: Sequence[dict[str, Any]], leaks: dict[str, Any] | None) -> list[str]:
+def warnings_of(
+    config: Config, sources: Sequence[dict[str, Any]], leaks: dict[str, Any] | None, tokenizer: Tokenizer
+) -> list[str]:
     """What a reader of the report should know about the splits, and about what of them stands in train."""
     notes = []
+    if tokenizer.added:
+        notes.append(
+            f"{config.data.tokenizer.path}: the tokenizer has no token for {' or '.join(_ROLES[role] for role in tokenizer.added)}: "
+            f"{', '.join(tokenizer.vocabulary[getattr(tokenizer, role)] for role in tokenizer.added)} added behind its vocabulary"
+        )
+    for entry in sources:
+        if strays := entry["not_utf8"]:
+            done = {"keep": "kept as they are", "replace": "replaced by U+FFFD"}[config.data.text.encoding]
+            notes.append(f"source {entry['name']}: {strays:,} bytes are not UTF-8 and were {done} (data.text.encoding)")
     by_unit = config.data.split.by != "species"
     for entry, source in zip(sources, config.data.sources, strict=True):
         total = sum(entry["tokens"].values())

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,8 @@ _BLOCK = 1 << 20  # bytes of text decoded together
 _GROUP = 256  # pieces handed to the library together
 
 _LETTER_TABLE = LETTERS.encode().ljust(256, b"?")
+_SPACE = "\u2581"  # stands for a space in vocabularies of SentencePiece
+_SPELLED_OUT = _SPACE.encode().decode("ascii", "surrogateescape")
 # Bytes that are no UTF-8 (decoded to surrogates) stand alone.
 _TEXT_PIECES = re.compile(f"[\ud800-\udfff]|[^\ud800-\udfff]{{1,{PIECE}}}")
 
@@ -57,11 +59,19 @@ def _byte_letters() -> list[str]:
 
 
 BYTE_LETTERS = _byte_letters()
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+"""Tokens of single bytes in vocabularies of SentencePiece with byte fallback, such as that of Llama 2."""
+_BYTE_TOKENS = frozenset(BYTE_TOKENS)
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}  # as tokenizer.json has it
 _BYTES = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
 
 
 class Pieces(Tokenizer):
     """Byte pair encoding of nucleotides or of the bytes of text.
+
+    Two kinds of vocabularies of text can be read: byte-level ones, as those of GPT-2, in which letters stand for bytes; and
+    those of SentencePiece with byte fallback, as that of Llama 2, in which "\u2581" stands for a space and <0x00> to <0xFF>
+    for single bytes. Of the latter, the space that they put in front of a text is left out, so that all text comes back as it was.
 
     A learned vocabulary begins with A C G T N (text: the 256 bytes), then come the pieces in the order in which they
     were merged, then PAD BOS EOS. Learned pieces hold no N.
@@ -93,6 +103,7 @@ class Pieces(Tokenizer):
             raise ValueError("a BPE model with dropout, which gives other tokens every time; set dropout to null")
         added = [token["content"] for token in content["added_tokens"]]
         roles = _roles(added, names or {})
+        there = definition.get_vocab(with_added_tokens=True)
         add_special(definition, list(roles.values()))
         ids = definition.get_vocab(with_added_tokens=True)
         words = sorted(ids, key=ids.__getitem__)
@@ -100,24 +111,32 @@ class Pieces(Tokenizer):
             raise ValueError(
                 f"{len(words):,} tokens with ids up to {max(ids.values()):,}; needed are ids without gaps, below {MAX_VOCABULARY:,}"
             )
-        text = all(letter in ids for letter in BYTE_LETTERS)
+        spaces = bool(model.get("byte_fallback")) and all(token in ids for token in BYTE_TOKENS)
+        text = spaces or all(letter in ids for letter in BYTE_LETTERS)
+        how = "spaces" if spaces else "bytes" if text else "letters"
         silent = {*added, *roles.values(), model.get("unk_token")}
-        spelled = [b"" if word in silent else _spelled(word, text) for word in words]
+        spelled = [b"" if word in silent else _spelled(word, how) for word in words]
         special = (ids[roles["pad"]], ids[roles["bos"]], ids[roles["eos"]])
         super().__init__("bpe", words, spelled, special, text=text, settings={"text": text})
+        self.added = tuple(role for role, name in roles.items() if name not in there)
         singles = {codes: token for token, codes in enumerate(spelled) if len(codes) == 1}
+        if spaces:
+            singles |= {bytes([byte]): ids[token] for byte, token in enumerate(BYTE_TOKENS)}
         lacking = [letter for code, letter in enumerate(LETTERS) if bytes([code]) not in singles]
         if lacking and not text:
             raise ValueError(f"no token for {' '.join(lacking)}; needed are A C G T N")
-        self._singles = singles
+        self._singles, self._spaces = singles, spaces
         self._definition = definition.to_str()
         bare = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"), None) | {"added_tokens": []}
+        if spaces:
+            self._definition = json.dumps(json.loads(self._definition) | _without_prefix(content))
+            bare |= {"normalizer": _SPACES, "pre_tokenizer": _without_prefix(content)["pre_tokenizer"]}
         self._bare = tokenizers.Tokenizer.from_str(json.dumps(content | bare))
         self._check()
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
         made = [np.zeros(0, dtype=self.dtype)]
-        pieces = _text_pieces(codes) if self.text else _letter_pieces(nucleotides(codes))
+        pieces = _text_pieces(codes, self._spaces) if self.text else _letter_pieces(nucleotides(codes))
         while group := list(islice(pieces, _GROUP)):
             encodings = iter(self._bare.encode_batch_fast([piece for piece in group if not _is_stray(piece)]))
             for piece in group:
@@ -148,7 +167,9 @@ class Pieces(Tokenizer):
     def _check(self) -> None:
         """Raise ValueError unless sequences with everything in them come back."""
         if self.text:
-            words = "Two  words\n\t and 10\u00b5g, <pad>caf\u00e9 cafe\u0301 \U0001f9ec\r\n" + "".join(self.vocabulary)
+            words = "Two  words\u2581\n\t and 10\u00b5g, <pad>caf\u00e9 cafe\u0301 \U0001f9ec\r\n" + "".join(
+                self.vocabulary
+            )
             probes = [words.encode(), f" {words} ".encode(), bytes(range(256))]
         else:
             runs = np.repeat(np.arange(len(LETTERS)), 100)
@@ -158,7 +179,7 @@ class Pieces(Tokenizer):
             if self.decode(self.encode(np.frombuffer(probe, dtype=np.uint8))).tobytes() != probe:
                 raise ValueError(
                     "it does not give back what it is given (does it add a space in front, or drop letters?); needed is "
-                    + ("a byte-level BPE" if self.text else "a BPE of A C G T N")
+                    + ("a BPE of bytes, byte-level or with byte fallback" if self.text else "a BPE of A C G T N")
                 )
 
 
@@ -266,13 +287,17 @@ def _letter_pieces(codes: np.ndarray, size: int = PIECE) -> Iterator[str]:
         yield codes[at : at + size].tobytes().translate(_LETTER_TABLE).decode("ascii")
 
 
-def _text_pieces(raw: np.ndarray) -> Iterator[str]:
-    """Stretches of text; bytes that are no UTF-8 come one by one as surrogates."""
+def _text_pieces(raw: np.ndarray, spaces: bool = False) -> Iterator[str]:
+    """Stretches of text; bytes that are no UTF-8 come one by one as surrogates.
+
+    ``spaces``: so do the bytes of the letter that stands for a space, which is no space where it is in the text.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     rest = ""  # a piece that may go on in the next block
     for at in range(0, len(raw), _BLOCK):
         last = at + _BLOCK >= len(raw)
-        found = _TEXT_PIECES.findall(rest + decoder.decode(raw[at : at + _BLOCK].tobytes(), last))
+        text = decoder.decode(raw[at : at + _BLOCK].tobytes(), last)
+        found = _TEXT_PIECES.findall(rest + (text.replace(_SPACE, _SPELLED_OUT) if spaces else text))
         rest = found.pop() if found and not last else ""
         yield from found
 
@@ -286,13 +311,28 @@ def _stray(piece: str) -> bytes:
     return piece.encode("utf-8", "surrogateescape")
 
 
-def _spelled(word: str, text: bool) -> bytes:
+def _spelled(word: str, how: str) -> bytes:
     """Codes of a token."""
+    if how == "spaces":
+        return bytes([BYTE_TOKENS.index(word)]) if word in _BYTE_TOKENS else word.replace(_SPACE, " ").encode()
     try:
-        return bytes(_BYTES[letter] for letter in word) if text else spell_letters(word)
+        return bytes(_BYTES[letter] for letter in word) if how == "bytes" else spell_letters(word)
     except (KeyError, ValueError):
-        alphabet_name = "byte-level letters" if text else "A C G T N"
+        alphabet_name = "byte-level letters" if how == "bytes" else "A C G T N"
         raise ValueError(f"token {word!r} is not spelled in {alphabet_name}") from None
+
+
+def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
+    """Parts of a tokenizer.json of SentencePiece that put no space in front of a text, and take none away."""
+    cutter = content["pre_tokenizer"]
+    if cutter is not None and cutter["type"] == "Metaspace":
+        cutter = cutter | {"prepend_scheme": "never", "split": True} if cutter.get("split", True) else None
+    spaces = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    return {
+        "normalizer": _SPACES,
+        "pre_tokenizer": cutter,
+        "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+    }
 
 
 def _roles(added: list[str], names: Mapping[str, str]) -> dict[str, str]:

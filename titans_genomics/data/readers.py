@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from titans_genomics.config import DataConfig, SourceConfig
+from titans_genomics.config_data import TEXT_KINDS
 from titans_genomics.data.bam import check_bam, read_bam
 from titans_genomics.data.batch import Advance, Batch
 from titans_genomics.data.bgzf import check_members, is_bgzf
 from titans_genomics.data.detect import HEAD, Kind, read_head, source_kind
+from titans_genomics.data.documents import check_parquet, read_jsonl, read_parquet
 from titans_genomics.data.fasta import read_fasta
 from titans_genomics.data.fastq import read_fastq
 from titans_genomics.data.flatfile import read_embl, read_genbank
+from titans_genomics.data.hub import check_dataset, read_dataset
 from titans_genomics.data.letters import Letters
 from titans_genomics.data.regions import read_regions
 from titans_genomics.data.text import read_text
@@ -31,6 +34,9 @@ READERS: dict[Kind, Reader] = {
     "bam": read_bam,
     "cram": read_bam,
     "text": read_text,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "hub": read_dataset,
 }
 READS = ("fastq", "bam", "cram")
 
@@ -41,14 +47,14 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
     Raises ValueError or FileNotFoundError, naming the file and the remedy.
     """
     head = read_head(source.path)
-    kind = source_kind(source, head)
+    kind = source_kind(source, head, data)
     try:
         source.label.encode()
     except UnicodeEncodeError:
         raise ValueError(
             f"{source.path}: the file's name is not UTF-8. Rename it, or give the source a name (data.sources[].name)"
         ) from None
-    if (kind == "text") != (data.tokenizer.kind == "byte") and data.tokenizer.kind != "bpe":
+    if (kind in TEXT_KINDS) != (data.tokenizer.kind == "byte") and data.tokenizer.kind != "bpe":
         raise ValueError(
             f"{source.path}: {kind} does not go with data.tokenizer.kind {data.tokenizer.kind}: text is read as byte or bpe, nucleotides as nucleotide, kmer or bpe"
         )
@@ -61,6 +67,12 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
             raise ValueError(f"{path}: not a regular file (data.sources[].{key} of {source.path})")
         if key != "reference":
             read_regions(path)
+    if kind == "parquet":
+        check_parquet(source, data)
+        return kind
+    if kind == "hub":
+        check_dataset(source, data)
+        return kind
     if kind in ("bam", "cram"):
         check_bam(source, data)
         return kind
@@ -90,7 +102,7 @@ def what(kind: Kind, data: DataConfig) -> str:
     """What the records of a file are: contigs, reads or documents."""
     if kind in READS:
         return "contigs" if data.reads.consensus and kind != "fastq" else "reads"
-    return "documents" if kind == "text" else "contigs"
+    return "documents" if kind in TEXT_KINDS else "contigs"
 
 
 def open_source(
@@ -118,7 +130,7 @@ def open_source(
     ValueError
         Whatever is wrong with the file, or no read left of it, with file, record and remedy.
     """
-    kind = source_kind(source)
+    kind = source_kind(source, data=data)
     return READERS[kind](source, data, seed, Counter() if dropped is None else dropped, advance or (lambda share: None))
 
 

@@ -50,11 +50,14 @@ class Tokenizer(ABC):
         special ones.
     context
         Tokens before a window that `turned` needs, so that the other strand of the window is exact.
+    added
+        Which of "pad", "bos" and "eos" somebody's tokenizer lacked, so that we put them behind its vocabulary.
     settings
         What tokenizer_config.json holds, so that `tokenizers.load_tokenizer` makes the same tokenizer again.
     """
 
     context: int = 0
+    added: tuple[str, ...] = ()
 
     def __init__(
         self,

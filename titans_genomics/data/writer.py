@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from titans_genomics.config import Config, SourceConfig, check_kinds
+from titans_genomics.config_data import TEXT_KINDS
 from titans_genomics.data import folder as store_folder
 from titans_genomics.data.bam import contigs
 from titans_genomics.data.batch import Advance
@@ -232,8 +233,9 @@ def _settings(source: SourceConfig, kind: Kind, config: Config) -> dict[str, Any
     """What the bases in a shard depend on, beside the content of the files that they are read from."""
     data = config.data
     settings: dict[str, Any] = {"format": FORMAT, "readers": READERS, "kind": kind}
-    if kind == "text":
-        return settings
+    if kind in TEXT_KINDS:
+        text = {"encoding": data.text.encoding}
+        return settings | {"text": text if kind == "text" else text | {"column": source.column or data.text.column}}
     settings |= {"iupac": data.iupac, "soft_mask": data.soft_mask}
     if kind in READS:
         settings |= {"reads": data.reads.model_dump(mode="json", exclude={"coverage"})}
@@ -248,7 +250,7 @@ def _beside_settings(source: SourceConfig, kind: Kind) -> dict[str, str]:
     """What a shard depends on and the store's checksum does not: who decodes alignments, and names of records."""
     if kind in ("bam", "cram"):
         return {"pysam": versions()["pysam"]}
-    return {"file_name": source.path.name} if kind == "text" else {}
+    return {"file_name": source.path.name} if kind in TEXT_KINDS else {}
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -292,7 +294,7 @@ def _finish(config: Config, folder: Path) -> dict[str, Any]:
         "runs": runs,
         "totals": totals_of(described),
         "leaks": leaks,
-        "warnings": warnings_of(config, described, leaks),
+        "warnings": warnings_of(config, described, leaks, tokenizer),
         "config": {"seed": config.seed, "data": data.model_dump(mode="json")},
         "versions": versions(),
         "files": {name: (folder / name).stat().st_size for name in files},

@@ -60,7 +60,7 @@ def ablations(config: Config, folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``run``, ``base``, ``paper`` (the source of the published figures), ``split``, ``rows`` and ``table``. Each row: ``model``,
+        ``run``, ``base``, ``paper`` (the source of the published figures), ``split``, ``unit`` ("base" or "byte"), ``rows`` and ``table``. Each row: ``model``,
         ``changes`` (its keys of ``compare``), ``parameters``, ``tokens`` (trained on), ``seconds`` (of training),
         ``bits_per_base`` (held out; ``value``, ``ci95``, ``difference`` to ``base`` and its paired interval ``difference_ci95``, where there is one), ``downstream``
         (dataset to ``method``, ``metric``, ``value``, ``ci95``, ``difference`` to ``base`` by the same method, ``difference_ci95``; null where the model has no row), ``needle`` and ``tuned`` (means over lengths and
@@ -100,7 +100,8 @@ def ablations(config: Config, folder: Path) -> dict[str, Any]:
         }
         for name in config.models
     ]
-    result = {"run": config.run, "base": BASE, "paper": PAPER, "split": evaluated["split"], "rows": rows}
+    unit = evaluated.get("unit", "base")
+    result = {"run": config.run, "base": BASE, "paper": PAPER, "split": evaluated["split"], "unit": unit, "rows": rows}
     result["table"] = _table(result)
     write_json(folder / "ablations.json", result)
     return result
@@ -116,7 +117,7 @@ def published(config: Config, name: str) -> dict[str, Any] | None:
     changes = config.compare.get(name, {})
     model = TitansConfig.model_validate(config.model.model_dump() | changes)
     row = _row(model, max(2, config.model.memory_layers))
-    if row is None or set(changes) - PARTS:
+    if row not in PUBLISHED or set(changes) - PARTS:  # a baseline has no row either
         return None
     return {"name": row, **dict(zip(("perplexity", "reasoning", "long_context"), PUBLISHED[row], strict=True))}
 
@@ -200,7 +201,15 @@ def _table(result: dict[str, Any]) -> dict[str, Any]:
     """Column titles, and one line of text per row."""
     rows = result["rows"]
     datasets = list(rows[0]["downstream"])
-    columns = ["model", "changes", "parameters", "tokens", "minutes", "bits per base", f"less {result['base']}"]
+    columns = [
+        "model",
+        "changes",
+        "parameters",
+        "tokens",
+        "minutes",
+        f"bits per {result['unit']}",
+        f"less {result['base']}",
+    ]
     several = {}
     for dataset in datasets:
         known = [row["downstream"][dataset] for row in rows if row["downstream"][dataset]]

@@ -83,7 +83,7 @@ def train(config: Config, store: Path, out: Path, model: str = "titans", resume:
         tokens,
         context,
         config.seed,
-        settings.reverse_complement,
+        0.0 if tokens.tokenizer.text else settings.reverse_complement,  # text has no other strand
         carry=carry,
         temperature=settings.temperature,
         mark_soft_masked=settings.soft_mask_weight < 1,
@@ -158,6 +158,7 @@ class Recorder(L.Callback):
 
     def __init__(self, config: Config, store: TokenStore, out: Path, name: str, held_out: HeldOutWindows) -> None:
         self.config, self.store, self.out, self.name, self.held_out = config, store, out, name, held_out
+        self.unit = "byte" if store.tokenizer.text else "base"
         self.progress: Progress | None = None
         self.wandb: Wandb | None = None
         self.metrics: Metrics | None = None
@@ -191,7 +192,7 @@ class Recorder(L.Callback):
         if module.skipped_in_a_row == 0:
             self._losses.append(module.loss)
         if self.progress is not None:
-            bits = f"{module.loss / math.log(2):.3f} bits per base"
+            bits = f"{module.loss / math.log(2):.3f} bits per {self.unit}"
             self.progress.update(self._tokens_per_step, note=f"step {step} of {settings.max_steps}, {bits}")
         final = step == settings.max_steps
         validate = final or step % settings.validate_every == 0
@@ -207,7 +208,7 @@ class Recorder(L.Callback):
             loss = self._validate(trainer, module)
             row |= {"val_loss": loss, "val_bits_per_base": loss / math.log(2)}
             if self.progress is not None:
-                say(f"step {step} of {settings.max_steps}: validation {loss / math.log(2):.4f} bits per base")
+                say(f"step {step} of {settings.max_steps}: validation {loss / math.log(2):.4f} bits per {self.unit}")
             if loss < module.best or not (self.out / "best.ckpt").is_file():
                 module.best = loss
                 self._save(trainer, "best.ckpt")

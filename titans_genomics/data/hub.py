@@ -1,0 +1,292 @@
+"""Text datasets of the Hugging Face Hub: their files downloaded at one commit, checked, and listed in one small file.
+
+The list stands for the dataset as a source: it names every file with its checksum, so that a token store knows when the
+text changed, and is written last, so that a download that broke off goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from titans_genomics.config import DataConfig, SourceConfig
+from titans_genomics.data.batch import Advance, Batch
+from titans_genomics.data.documents import check_parquet, read_jsonl, read_parquet
+from titans_genomics.data.fetch import lock
+from titans_genomics.data.text import read_text
+from titans_genomics.files import write_json
+from titans_genomics.progress import Progress
+from titans_genomics.sheet import HUB_LIST, hub_address
+
+MARK = "hub_dataset"
+"""First key of a list, by which it is known."""
+
+_CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps datasets as Parquet: SUBSET/SPLIT/0000.parquet
+_ENDINGS = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz"),
+    "text": (".txt", ".txt.gz"),
+}
+_READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def fetch_dataset(source: SourceConfig) -> Path:
+    """The list of the files of a source's dataset (``source.path``), which are downloaded if need be.
+
+    Raises
+    ------
+    ValueError
+        No such dataset, subset or split, no file in it that can be read, or a file with another checksum than the Hub has.
+    OSError
+        No network; the message says what to do instead.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    assert source.url is not None
+    owner, name, revision, _, _ = hub_address(source.url)
+    if source.md5 is not None:
+        raise ValueError(f"{source.url}: data.sources[].md5 is the checksum of one file; pin a commit instead: hf://{owner}/{name}@REVISION")  # fmt: skip
+    source.path.parent.mkdir(parents=True, exist_ok=True)
+    with source.path.with_name(f".{source.path.name}.lock").open("ab") as handle:
+        lock(handle, source.path)
+        if _complete(source):
+            return source.path
+        try:
+            _download(source)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            at = f" at revision {revision}" if revision and isinstance(error, RevisionNotFoundError) else ""
+            raise ValueError(
+                f"{source.url}: the Hub has no such dataset{at}, or it is private or gated; then log in with `hf auth login`"
+            ) from None
+        except (OSError, HTTPError, HfHubHTTPError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+                raise  # a full disk
+            said = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"{source.url}: the Hub cannot be reached ({said}). Run it again to go on from there; or, where there is network, "
+                f"run `hf download {owner}/{name} --repo-type dataset --local-dir FOLDER`, bring FOLDER here and name its files: path: FOLDER/**/*.parquet"
+            ) from None
+    return source.path
+
+
+def _complete(source: SourceConfig) -> bool:
+    """Whether the dataset is there, from the same address."""
+    try:
+        listed = json.loads(source.path.read_text())
+        return listed["url"] == source.url and all(
+            (source.path.parent / file["path"]).stat().st_size == file["size"] for file in listed["files"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _download(source: SourceConfig) -> None:
+    """The files of the dataset, then their list."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    assert source.url is not None
+    owner, name, revision, subset, split = hub_address(source.url)
+    repository = f"{owner}/{name}"
+    endpoint = os.environ.get("HF_ENDPOINT")  # a mirror
+    api = HfApi(endpoint=endpoint)
+    info = api.dataset_info(repository, revision=revision or None, files_metadata=True)
+    card = info.card_data.to_dict() if info.card_data else {}
+    siblings = {entry.rfilename: entry for entry in info.siblings or []}
+    kind, files = choose_files(list(siblings), card.get("configs") or [], subset, split, source.url)
+    if not files and not revision:
+        info = api.dataset_info(repository, revision=_CONVERTED, files_metadata=True)
+        siblings = {entry.rfilename: entry for entry in info.siblings or []}
+        kind, files = choose_files(list(siblings), [], subset, split, source.url)
+    if not files:
+        raise ValueError(
+            f"{source.url}: no Parquet, JSONL or text file in this dataset. Convert it and name the files in data.sources"
+        )
+    folder = source.path.parent / source.path.name.removesuffix(HUB_LIST)
+    entries = []
+    with Progress(sum(siblings[file].size or 0 for file in files), "bytes", f"downloading {repository}") as progress:
+
+        class Bar(tqdm):
+            """Hands on what was received to the progress of all files."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs | {"disable": True})
+                progress.update(kwargs.get("initial") or 0)
+
+            def update(self, n: float | None = 1) -> None:
+                progress.update(n or 0)
+
+        for file in files:
+            path = Path(
+                hf_hub_download(
+                    repository,
+                    file,
+                    repo_type="dataset",
+                    revision=info.sha,
+                    local_dir=folder,
+                    tqdm_class=Bar,
+                    endpoint=endpoint,
+                )
+            )
+            sha256 = _check(path, siblings[file])
+            place = path.relative_to(source.path.parent.resolve() if path.is_absolute() else source.path.parent)
+            entries.append({"path": place.as_posix(), "size": path.stat().st_size, "sha256": sha256})
+    listed = {MARK: repository, "url": source.url, "revision": info.sha, "kind": kind, "files": entries}
+    write_json(source.path, listed)
+
+
+def _check(path: Path, entry: Any) -> str:
+    """The SHA-256 of a downloaded file; ValueError when the Hub has another of it."""
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if entry.lfs is not None and entry.lfs.sha256 != found:
+        path.unlink()
+        raise ValueError(
+            f"{path}: the file that came has another SHA-256 ({found}) than the Hub says ({entry.lfs.sha256}). It was removed: try again"
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------- which files
+
+
+def choose_files(
+    names: Sequence[str], configs: Sequence[dict[str, Any]], subset: str, split: str, address: str
+) -> tuple[str, list[str]]:
+    """The format and the sorted files of one split of a dataset, of the first format that there is: Parquet, JSONL, text.
+
+    Parameters
+    ----------
+    names
+        All files of the repository.
+    configs
+        ``configs`` of its card, which say what belongs to each subset and split; without, folders and names say it.
+    subset, split
+        Empty: the only or default subset; the split train.
+    address
+        The dataset, for error messages.
+
+    Raises
+    ------
+    ValueError
+        No such subset or split, or several subsets and none was named; the message lists them.
+    """
+    split = split or "train"
+    kind = next((k for k, ends in _ENDINGS.items() if any(name.lower().endswith(ends) for name in names)), "")
+    found = sorted(name for name in names if kind and name.lower().endswith(_ENDINGS[kind]))
+    splits = _of_card(found, configs, subset, address) if configs else _of_names(found, subset, address)
+    if not any(splits.values()):
+        return kind, []
+    if not splits.get(split):
+        there = ", ".join(name for name, files in splits.items() if files)
+        raise ValueError(f"{address}: no split {split!r} in this dataset; there is {there}. Write hf://...?split=NAME")
+    return kind, splits[split]
+
+
+def _of_card(found: list[str], configs: Sequence[dict[str, Any]], subset: str, address: str) -> dict[str, list[str]]:
+    """Files by split, as the card of the dataset has them."""
+    by_name = {str(entry.get("config_name", "default")): entry for entry in configs}
+    default = [name for name, entry in by_name.items() if entry.get("default") or name == "default"]
+    chosen = subset or (default[0] if default else next(iter(by_name)) if len(by_name) == 1 else "")
+    if chosen not in by_name:
+        raise ValueError(_which_subset(list(by_name), subset, address))
+    entry = by_name[chosen]
+    patterns = entry.get("data_files")
+    if patterns is None:
+        base = str(entry.get("data_dir", "")).strip("/")
+        return _by_split([name for name in found if not base or name.startswith(f"{base}/")])
+    if isinstance(patterns, str) or all(isinstance(one, str) for one in patterns):
+        patterns = [{"split": "train", "path": patterns}]
+    splits: dict[str, list[str]] = {}
+    for one in patterns:
+        globs = [one["path"]] if isinstance(one["path"], str) else one["path"]
+        splits[str(one["split"])] = [
+            name for name in found if any(fnmatch.fnmatchcase(name, glob.removeprefix("./")) for glob in globs)
+        ]
+    return splits
+
+
+def _of_names(found: list[str], subset: str, address: str) -> dict[str, list[str]]:
+    """Files by split, as their folders and names tell."""
+    folders = dict.fromkeys(name.split("/")[0] for name in found if "/" in name)
+    named = [folder for folder in folders if folder != "data" and not _split_of(folder)]
+    if subset or len(named) > 1:
+        if subset not in named:
+            raise ValueError(_which_subset(named, subset, address))
+        found = [name for name in found if name.startswith(f"{subset}/")]
+    return _by_split(found)
+
+
+def _which_subset(there: Sequence[str], subset: str, address: str) -> str:
+    said = f"no subset {subset!r} in this dataset" if subset else "the dataset has several subsets"
+    return f"{address}: {said}; there is {', '.join(there) or 'none'}. Write hf://...?subset=NAME"
+
+
+def _by_split(found: list[str]) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    for name in found:
+        splits.setdefault(_split_of(name) or "train", []).append(name)
+    return splits
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a path speaks of; None when of none."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, spelled in _SPLITS.items() if any(word in spelled for word in words)), None)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _files(source: SourceConfig) -> tuple[str, list[tuple[Path, int]]]:
+    """Format, and path and size of every file of a list. Raises ValueError."""
+    try:
+        listed = json.loads(source.path.read_text())
+        files = [(source.path.parent / file["path"], int(file["size"])) for file in listed["files"]]
+        if listed["kind"] not in _READERS or not files:
+            raise ValueError("it lists nothing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source.path}: not a whole list of a Hub dataset ({error}). Remove it and run `titans-genomics fetch` again"
+        ) from None
+    for path, size in files:
+        if not path.is_file() or path.stat().st_size != size:
+            raise ValueError(
+                f"{path}: not there as it was downloaded (listed in {source.path}). Run `titans-genomics fetch` again"
+            )
+    return listed["kind"], files
+
+
+def check_dataset(source: SourceConfig, data: DataConfig) -> None:
+    """Raise ValueError when a file of a list is not there, or has no such column."""
+    kind, files = _files(source)
+    if kind == "parquet":
+        for path, _ in files:
+            check_parquet(source.model_copy(update={"path": path}), data)
+
+
+def read_dataset(
+    source: SourceConfig, data: DataConfig, seed: int, dropped: Counter[str], advance: Advance
+) -> Iterator[Batch]:
+    """The documents of all files of a list, file by file; raises as the readers of their format do."""
+    kind, files = _files(source)
+    total, before = max(1, sum(size for _, size in files)), 0
+    for path, size in files:
+
+        def within(share: float | None, before: int = before, size: int = size) -> None:
+            advance(None if share is None else (before + share * size) / total)
+
+        yield from _READERS[kind](source.model_copy(update={"path": path}), data, seed, dropped, within)
+        before += size
