@@ -7,6 +7,7 @@
 # make bench-gpu  the same on an NVIDIA GPU
 # make bench-data  sequence files to tokens, and tokens to windows, beside other ways (half an hour, 7 GB of disk)
 # make bench-downstream  fine-tuning and prediction, sequences per second, each variant beside the Transformer
+# make bench-text  decoding after 4k and 1M tokens, time to the first token, memory: each variant beside a Transformer and a peer
 # make bench-study  chunk size, depth and stability by loss (docs/studies.md; hours, goes on where it stopped)
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
@@ -22,10 +23,10 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run bacteria ablations test lint bench-ops bench-gpu bench-data bench-downstream bench-study clean
+.PHONY: help setup run bacteria ablations test lint bench-ops bench-gpu bench-data bench-downstream bench-text bench-study clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -14
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -15
 
 setup: $(READY)
 
@@ -83,6 +84,9 @@ bench-data: $(BENCH_READY)
 
 bench-downstream: $(BENCH_READY)
 	benchmarks/.venv/bin/python -m benchmarks.downstream $(BENCH)
+
+bench-text: $(BENCH_READY)
+	benchmarks/.venv/bin/python -m benchmarks text --into docs/benchmarks.md $(BENCH)
 
 bench-study: $(READY)
 	python -m benchmarks.titans_study --resume $(BENCH)

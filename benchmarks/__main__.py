@@ -6,6 +6,7 @@ python -m benchmarks --only MAC,decode      groups whose names begin so
 python -m benchmarks --resume               go on with a run that was stopped
 python -m benchmarks --list                 the groups
 python -m benchmarks --table                only print the tables of the results file
+python -m benchmarks text --help            whole models: prompts, decoding and memory by length
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 from benchmarks.machine import processor
@@ -67,4 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["text"]:
+        from benchmarks.text import main as text
+
+        text(sys.argv[2:])
+    else:
+        main()

@@ -285,6 +285,165 @@ def test_other_bases_than_in_the_file_are_no_figure(tmp_path, monkeypatch):
     assert len(again["runs"]) == before
 
 
+TEXT = {"width": 16, "heads": 2, "layers": 2, "count": 3}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("side", ["lmm", "mac", "mag", "mal", "gated_deltanet", "diagonal", "Transformer, KV cache"])
+def test_prompts_are_read_and_continued(side, batch):
+    from benchmarks.text_measure import measure
+
+    filled = [300] if side.startswith("Transformer") else []
+    found = measure({"side": side, "batch": batch, "lengths": [40, 150], "filled": filled, **TEXT})
+    assert found["finite"]
+    assert list(found["lengths"]) == ["40", "150", *map(str, filled)]
+    for length in ("40", "150"):
+        figures = found["lengths"][length]
+        assert figures["first_s"] > 0
+        low, high = figures["token_s_quartiles"]
+        assert 0 < low <= figures["token_s"] <= high
+        assert found["baseline_mb"] <= figures["peak_mb"] <= found["peak_mb"]
+
+
+def test_what_is_remembered_grows_for_the_transformer_alone():
+    from benchmarks.text_measure import measure
+
+    grown = {}
+    for side in ("lmm", "mag", "diagonal", "Transformer, KV cache"):
+        sizes = [x["state_mb"] for x in measure({"side": side, "lengths": [256, 512], **TEXT})["lengths"].values()]
+        grown[side] = sizes[1] / sizes[0]
+    room = 3 + 16
+    assert grown.pop("Transformer, KV cache") == pytest.approx((512 + room) / (256 + room))
+    assert set(grown.values()) == {1.0}
+
+
+def test_the_size_of_a_state_counts_what_is_shared_once():
+    import torch
+
+    from benchmarks.text_measure import Cache, state_mb
+
+    x = torch.zeros(1_000)
+    shared = [x, x.view(10, 100), x[:1].expand(5_000)]
+    assert state_mb(shared) == pytest.approx(4_000e-6)
+    assert state_mb(Cache([torch.zeros(250)], [{"a": torch.zeros(250)}], 7)) == pytest.approx(2_000e-6)
+
+
+def test_the_transformer_with_a_cache_is_the_variant_with_a_window_as_long(monkeypatch):
+    """Prompt in one pass, then token by token: logits of the whole, and of the package's own growing cache."""
+    import torch
+
+    from benchmarks.sides import Shape
+    from benchmarks.text_measure import package_model, read_with_cache
+    from titans_genomics.models import attention
+
+    torch.manual_seed(0)
+    model = package_model("transformer", Shape(16, 2), 2).double().eval()
+    for block in model.blocks:
+        block.mixer.attention.window = 100
+    ids = torch.randint(256, (2, 40))
+    monkeypatch.setattr(attention, "KEYS", 7)
+    with torch.no_grad():
+        whole, _ = model(ids)
+        logits, cache = read_with_cache(model, ids[:, :25], None, room=15)
+        own, state = model(ids[:, :25])
+        found, by_variant = [logits], [own[:, -1]]
+        for t in range(25, 40):
+            logits, cache = read_with_cache(model, ids[:, t : t + 1], cache, room=15)
+            own, state = model(ids[:, t : t + 1], state)
+            found.append(logits)
+            by_variant.append(own[:, -1])
+    assert cache.count == 40
+    torch.testing.assert_close(torch.stack(found, dim=1), whole[:, 24:], atol=1e-11, rtol=0)
+    torch.testing.assert_close(torch.stack(by_variant, dim=1), whole[:, 24:], atol=1e-11, rtol=0)
+
+
+def test_all_models_of_the_text_benchmark_have_as_many_parameters():
+    import torch
+
+    from benchmarks.sides import Shape
+    from benchmarks.text import SHAPE
+    from benchmarks.text_measure import VARIANTS, package_model
+
+    with torch.device("meta"):
+        shape = Shape(SHAPE["width"], SHAPE["heads"])
+        counts = {v: package_model(v, shape, SHAPE["layers"]).parameter_count() for v in (*VARIANTS, "transformer")}
+    assert max(counts.values()) / min(counts.values()) < 1.01, counts
+
+
+@pytest.mark.skipif(not TITANS_PYTORCH, reason="peers live in the benchmarks' own environment")
+def test_the_peer_reads_and_goes_on_with_its_cache():
+    import torch
+
+    from benchmarks.sides import Shape
+    from benchmarks.text_measure import peer_mac
+
+    torch.manual_seed(0)
+    reader = peer_mac(Shape(64, 2), 1, 8)
+    reader.model.eval()
+    ids = torch.randint(256, (1, 133))
+    with torch.no_grad():
+        _, state = reader.read(ids[:, :130], None)
+        for t in range(130, 133):
+            logits, state = reader.read(ids[:, t : t + 1], state)
+        whole, _ = reader.read(ids, None)
+    assert logits.shape == whole.shape == (1, 256)
+    assert state.ids.shape == ids.shape
+    assert logits.isfinite().all()
+
+
+def test_a_run_of_the_text_benchmark_is_kept_resumed_and_printed(tmp_path, monkeypatch, capsys):
+    from benchmarks import text
+
+    asked = []
+
+    def pretend(module, spec, env, limit):
+        asked.append((spec["side"], spec["batch"], tuple(spec["lengths"])))
+        assert env["OMP_NUM_THREADS"] == "1"
+        if spec["side"] == "mal":
+            return {"error": "took longer than 1 s"}
+        slow = 10.0 if spec["side"] == text.PEER else 1.0
+        figures = {
+            str(n): {"token_s": 1e-3 * slow * (1 + i), "first_s": n / 1e4, "peak_mb": 300 + i, "state_mb": 0.5}
+            for i, n in enumerate([*spec["lengths"], *spec.get("filled", [])])
+        }
+        return {"lengths": figures, "baseline_mb": 200, "peak_mb": 400, "parameters": 7, "finite": True}
+
+    monkeypatch.setattr(text, "in_own_process", pretend)
+    path = tmp_path / "text.json"
+    text.main(["--quick", "--rounds", "2", "--only", "LMM,titans-pytorch", "--out", str(path)])
+    one, eight = text.QUICK.lengths, (text.QUICK.context,)
+    assert asked == [
+        ("lmm", 1, one), (text.PEER, 1, one[:2]), ("lmm", 1, one[:2]), (text.PEER, 1, one[:2]),
+        ("lmm", 8, eight), (text.PEER, 8, eight), ("lmm", 8, eight), (text.PEER, 8, eight),
+    ]  # fmt: skip
+    asked.clear()
+    tables = tmp_path / "tables.md"
+    tables.write_text("<!-- text -->\nold\n<!-- end of text -->\n")
+    options = ["--quick", "--rounds", "2", "--resume", "--out", str(path)]
+    text.main([*options, "--only", "lmm,titans,mal,transformer", "--into", str(tables)])
+    assert {side for side, *_ in asked} == {"mal", text.TRANSFORMER}  # only what was missing
+    kept = json.loads(path.read_text())["runs"]
+    assert len([r for r in kept if "error" not in r]) == 12
+    printed = tables.read_text()
+    assert "old" not in printed
+    assert "| lmm | 1,000 | 500 | 333 | 1.50x |" in printed  # tokens/s, and the last length in units of the second
+    assert "| 500 | 10.00x | 1.00x |" in printed  # after the second length, in units of the peers
+    assert "| 8,000 | 10.00x | 1.00x |" in printed  # eight together, after one length
+    assert "| mal | - | - | - | - |" in printed
+    assert "no figure: took longer than 1 s" in capsys.readouterr().out
+    text.main(["--quick", "--rounds", "1", "--only", "lmm", "--out", str(path)])
+    assert {r["side"] for r in json.loads(path.read_text())["runs"]} == {"lmm"}  # other sizes are another run
+
+
+def test_sides_that_are_not_there_are_named(tmp_path, capsys):
+    from benchmarks import text
+
+    for options, said in ((["--only", "mamba"], "there are lmm"), (["--table"], "no results yet")):
+        with pytest.raises(SystemExit):
+            text.main([*options, "--out", str(tmp_path / "none.json")])
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_name_their_machine_and_can_be_printed(path):
     results = json.loads(path.read_text())
@@ -298,9 +457,13 @@ def test_committed_results_name_their_machine_and_can_be_printed(path):
             from benchmarks.data_table import render
         elif path.stem.startswith("downstream"):
             from benchmarks.downstream import render
+        elif path.stem.startswith("text"):
+            from benchmarks.text import render
         else:
             from benchmarks.table import render
 
         assert results["machine"]["processor"]
-    told = {"data": "| ratio |", "downstream": "sequences per second"}.get(path.stem, "| tokens")
+    told = {"data": "| ratio |", "downstream": "sequences per second", "text": "Seconds to the first token"}.get(
+        path.stem, "| tokens"
+    )
     assert told in render(results)

@@ -212,16 +212,17 @@ def test_heads_of_zero_length_are_finite():
     "changes",
     [{}, {"conv": 0}, {"momentum": False}, {"forgetting": False}, {"bound_values": False, "memory_layers": 1}],
 )
-def test_one_token_at_a_time_is_the_whole(changes):
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_one_token_at_a_time_is_the_whole(changes, batch):
     """Through the whole layer, output and state, across chunk borders; also after the weights have changed."""
     torch.manual_seed(0)
     settings = {"d_model": 24, "n_heads": 2, "chunk": 8, "conv": 3, "memory_expansion": 1.5, **changes}
     layer = NeuralMemory(TitansConfig(**settings)).eval()
-    x = torch.randn(1, 30, 24)
+    x = torch.randn(batch, 30, 24)
     for _ in range(2):
         with torch.no_grad():
-            whole, end = layer(x, layer.begin(1))
-            state, ys = layer.begin(1), []
+            whole, end = layer(x, layer.begin(batch))
+            state, ys = layer.begin(batch), []
             for token in x.split(1, dim=1):
                 y, state = layer(token, state)
                 ys.append(y)
@@ -234,8 +235,8 @@ def test_one_token_at_a_time_is_the_whole(changes):
     twin = copy.deepcopy(layer)
     with torch.no_grad():
         twin.to_output.weight.zero_()
-        assert twin(x[:, :1], twin.begin(1))[0].abs().max() == 0
-        assert layer(x[:, :1], layer.begin(1))[0].abs().max() > 0
+        assert twin(x[:, :1], twin.begin(batch))[0].abs().max() == 0
+        assert layer(x[:, :1], layer.begin(batch))[0].abs().max() > 0
 
 
 def test_one_token_writes_to_nothing_given():

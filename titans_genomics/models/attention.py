@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from titans_genomics.ops.linear import Linear, linear
 
+KEYS = 1024
+"""Keys that one query meets at a time: their rotated copy stays in the processor's cache."""
+
 
 class KeyValueCache(NamedTuple):
     """Keys before rotation and values of earlier tokens, (B, H, S, d) each."""
@@ -29,16 +32,23 @@ class KeyValueCache(NamedTuple):
         return KeyValueCache(torch.cat([self.k.to(k.dtype), k], dim=2), torch.cat([self.v.to(v.dtype), v], dim=2))
 
     def copy(self) -> KeyValueCache:
-        """In memory of its own: a view would keep alive all that it was cut from."""
-        return KeyValueCache(self.k.clone(), self.v.clone())
+        """In memory of its own: a view would keep alive all that it was cut from. One that is most of it stays."""
+        return KeyValueCache(*(x if x.untyped_storage().nbytes() <= 2 * x.nbytes else x.clone() for x in self))
+
+
+def turns(first: int, count: int, half: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (count, half) of positions first, first + 1, ..., from 0 on."""
+    size = 1 << (first + count - 1).bit_length()  # a cache that grows asks for one more each time
+    cos, sin = turns_from_start(size, half, dtype, device)
+    return cos[first : first + count], sin[first : first + count]
 
 
 @functools.lru_cache(maxsize=32)
-def turns(first: int, count: int, half: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (count, half) of positions first, first + 1, ...; angles in float64."""
+def turns_from_start(count: int, half: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`turns` of positions 0 ... count - 1; angles in float64."""
     with torch.inference_mode(False), torch.no_grad():  # they may serve training later
         speed = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
-        angle = torch.arange(first, first + count, dtype=torch.float64, device=device)[:, None] * speed
+        angle = torch.arange(count, dtype=torch.float64, device=device)[:, None] * speed
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
@@ -50,7 +60,12 @@ def rotate(x: Tensor, first: int, period: int | None = None) -> Tensor:
     else:
         cos, sin = turns_in_periods(first, T, period, half, x.dtype, x.device)
     a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    if torch.is_grad_enabled():
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    y = torch.empty_like(x)  # written where it stays: half the passes over memory
+    torch.mul(a, cos, out=y[..., :half]).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=y[..., half:]).addcmul_(a, sin)
+    return y
 
 
 def turns_in_periods(
@@ -118,6 +133,24 @@ class Attention(nn.Module):
         k, v = (xs[0] if len(xs) == 1 else torch.cat(xs, dim=2) for xs in (ks, vs))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=width**-0.5)[..., :width]
 
+    def answer(self, q: Tensor, scores: list[Tensor], vs: list[Tensor]) -> Tensor:
+        """`attend` for the one query q (B, H, 1, d), not rotated, that sees the persistent tokens and every key.
+
+        scores, (B, H, 1, S) each, are its products with rotated keys, vs (B, H, S, d) the values beside them.
+        """
+        if self.persistent is not None:
+            keys, values = self.keys_values(self.persistent[None].to(q.dtype))
+            scores, vs = [q @ keys.mT, *scores], [values, *vs]
+        shares = (torch.cat(scores, dim=-1) * q.shape[-1] ** -0.5).softmax(-1)
+        shares = shares.split([x.shape[-1] for x in scores], dim=-1)
+        return sum((share @ v for share, v in zip(shares[1:], vs[1:], strict=True)), shares[0] @ vs[0])
+
+
+def one_token(x: Tensor) -> bool:
+    """Whether x (B, T, D) is one token of each sequence in a precision in which its scores can be kept as they are."""
+    exact = x.shape[1] == 1 and x.dtype in (torch.float32, torch.float64)
+    return exact and not torch.is_autocast_enabled(x.device.type)
+
 
 class SlidingWindowAttention(Attention):
     """Token i attends to the persistent tokens and to tokens i - window + 1 ... i (MAG eq. 27, MAL eq. 31)."""
@@ -131,9 +164,14 @@ class SlidingWindowAttention(Attention):
         q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
         k, v = cache.followed_by(k, v)
         start = max(0, k.shape[2] - (self.window - 1))
-        cached = k.shape[2] - q.shape[2]
-        y = self.banded(q, k, v, cached)
+        y = self.newest(q, k, v) if one_token(x) else self.banded(q, k, v, k.shape[2] - q.shape[2])
         return self.to_output(y.transpose(1, 2).flatten(2)), KeyValueCache(k[:, :, start:], v[:, :, start:]).copy()
+
+    def newest(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`banded` for one query (B, H, 1, d), which sees every key that there is."""
+        turned = rotate(q, k.shape[2] - 1)
+        scores = [turned @ rotate(part, KEYS * i).mT for i, part in enumerate(k.split(KEYS, dim=2))]
+        return self.answer(q, [torch.cat(scores, dim=-1)], [v])
 
     def banded(self, q: Tensor, k: Tensor, v: Tensor, cached: int) -> Tensor:
         """Blocks of `window` queries against the 2 x window keys around them: cost linear in T."""
@@ -203,6 +241,16 @@ class SegmentAttention(Attention):
         seen = both_causal(past, q.shape[2], q.device)
         y = self.attend(q, [retrieved.k, earlier.k], [retrieved.v, earlier.v], seen, prefix)
         return self.to_output(y.transpose(1, 2).flatten(2)), SegmentCache(retrieved, earlier)
+
+    def newest(self, x: Tensor, h: Tensor, cache: SegmentCache, position: int) -> tuple[Tensor, SegmentCache]:
+        """`project` and `forward` for one token (B, 1, D), at `position` of its segment."""
+        q, k, v = (self.split(part) for part in self.to_qkv(x).chunk(3, dim=-1))
+        tokens = cache.tokens.followed_by(rotate(k, position), v)
+        k, v = self.keys_values(h)
+        retrieved = cache.retrieved.followed_by(rotate(k, position), v)
+        turned = rotate(q, position)
+        y = self.answer(q, [turned @ part.k.mT for part in (retrieved, tokens)], [retrieved.v, tokens.v])
+        return self.to_output(y.transpose(1, 2).flatten(2)), SegmentCache(retrieved, tokens)
 
 
 @functools.lru_cache(maxsize=32)

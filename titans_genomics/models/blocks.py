@@ -19,6 +19,7 @@ from titans_genomics.models.attention import (
     SegmentAttention,
     SegmentCache,
     SlidingWindowAttention,
+    one_token,
 )
 from titans_genomics.models.memory import MemoryLayerState, NeuralMemory
 from titans_genomics.ops.heads import rms_norm
@@ -93,6 +94,8 @@ class MAC(nn.Module):
         return MACState(memory, memory.memory.weights, tail, SegmentCache(empty, empty), 0)
 
     def forward(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
+        if one_token(x):
+            return self.newest(x, state)
         # what depends on x alone is computed for all segments at once
         head = min(x.shape[1], self.segment - state.position)
         rest, tail = divmod(x.shape[1] - head, self.segment)
@@ -118,11 +121,26 @@ class MAC(nn.Module):
         y, cache = self.attention(tokens, h, prefix, state.cache)
         y = self.norm_a(y)
         m, memory = self.memory.remember(y, state.memory)
+        return y, m, self.after(state, y, memory, cache)
+
+    def newest(self, x: Tensor, state: MACState) -> tuple[Tensor, MACState]:
+        """`forward` of one token of each sequence: with nothing to share out, the memory is one layer as in `LMM`."""
+        query, query_tail = self.memory.queries(x, state.query_tail)
+        h = self.memory.read_out(self.memory.to_output_gate(x), self.memory.recall(query, state.segment_weights))
+        y, cache = self.attention.newest(x, h, state.cache, state.position)
+        y = self.norm_a(y)
+        m, memory = self.memory(y, state.memory)
+        cache = SegmentCache(*(part.copy() for part in cache))
+        state = self.after(state._replace(query_tail=query_tail), y, memory, cache)
+        return y * torch.sigmoid(self.norm_m(m)), state
+
+    def after(self, state: MACState, y: Tensor, memory: MemoryLayerState, cache: SegmentCache) -> MACState:
+        """The state after the tokens of y (B, T, D); the next segment begins where they fill theirs."""
         position, weights = state.position + y.shape[1], state.segment_weights
         if position == self.segment:
             empty = self.attention.begin(y.shape[0])
             weights, cache, position = memory.memory.weights, SegmentCache(empty, empty), 0
-        return y, m, MACState(memory, weights, state.query_tail, cache, position)
+        return MACState(memory, weights, state.query_tail, cache, position)
 
 
 class BranchState(NamedTuple):

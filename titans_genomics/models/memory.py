@@ -16,6 +16,9 @@ from titans_genomics.ops.heads import Length, convolved_heads, full_precision, g
 from titans_genomics.ops.linear import Linear, linear
 from titans_genomics.ops.threads import why_no_kernels
 
+FEW = 8
+"""Sequences up to which a call for each is faster than products of matrices that they share."""
+
 
 def safe_theta_max(chunk: int, layers: int = 2) -> float:
     """Largest inner step that is safe for a chunk: its steps add up to at most 1/2 before momentum, 1/10 for a memory of four layers or more.
@@ -80,7 +83,7 @@ class NeuralMemory(nn.Module):
 
     def read_and_write(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
         """`forward` in one piece."""
-        if x.shape[0] * x.shape[1] == 1 and self.takes_one_token(x):
+        if x.shape[1] == 1 and x.shape[0] <= FEW and self.takes_one_token(x):
             return self.one_token(x, state)
         y, state = self.remember(x, state)
         return self.read_out(self.to_output_gate(x), y), state
@@ -102,7 +105,7 @@ class NeuralMemory(nn.Module):
         return y, MemoryLayerState(memory, tail)
 
     def takes_one_token(self, x: Tensor) -> bool:
-        """Whether `one_token` does for x (1, 1, D): on a CPU, in float32, without gradients, hooks and adapters."""
+        """Whether `one_token` does for x (B, 1, D): on a CPU, in float32, without gradients, hooks and adapters."""
         if torch.is_grad_enabled() or self.training or self.watched is not None or x.device.type != "cpu":
             return False
         if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or why_no_kernels() is not None:
@@ -114,7 +117,7 @@ class NeuralMemory(nn.Module):
         return self.token.takes_layer()
 
     def one_token(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, MemoryLayerState]:
-        """`forward` for one token x (1, 1, D), in one call, where `takes_one_token`."""
+        """`forward` for one token of each sequence x (B, 1, D), one call a sequence, where `takes_one_token`."""
         y, tail, weights, surprise = self.token(x.contiguous(), state)
         memory = state.memory
         offset = (memory.offset + 1) % self.chunk

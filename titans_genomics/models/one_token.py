@@ -31,8 +31,8 @@ class OneToken:
         self.longest = ONE if layer.bound_values else np.float32(np.inf)
         self.theta_max = np.float32(layer.theta_max)
         self.widths = [layer.width, *(w.shape[1] for w in layer.initial)]
-        self.shapes = [(1, layer.heads, out, into) for into, out in pairwise(self.widths)]
-        self.tail_shape = (1, max(layer.kernel - 1, 0), 3 * layer.heads * layer.width)
+        self.shapes = [(layer.heads, out, into) for into, out in pairwise(self.widths)]
+        self.tail_shape = (max(layer.kernel - 1, 0), 3 * layer.heads * layer.width)
 
     def takes_layer(self) -> bool:
         """Whether the layer's projections are what they were made as: float32, no adapters, parametrisations or hooks."""
@@ -69,31 +69,35 @@ class OneToken:
             self.arrays, self.addresses = Weights(qkv, taps, gates, bias, opening, norm, output), addresses
         return self.arrays
 
-    def check(self, state: MemoryLayerState) -> None:
+    def check(self, batch: int, state: MemoryLayerState) -> None:
         """Raise ValueError for the state of another layer: compiled code would read and write beyond its end."""
         memory = state.memory
         for name, xs in (("weights", memory.weights), ("surprise", memory.surprise), ("anchor", memory.anchor)):
-            if [x.shape for x in xs] != self.shapes:
+            if [x.shape for x in xs] != [(batch, *shape) for shape in self.shapes]:
                 raise ValueError(
-                    f"state: {name} must be {self.shapes}, got {[tuple(x.shape) for x in xs]}: it is another model's"
+                    f"state: {name} must be {batch} of {self.shapes}, got {[tuple(x.shape) for x in xs]}: it is another model's"
                 )
-        if state.tail.shape != self.tail_shape or not 0 <= memory.offset < self.layer.chunk:
+        if state.tail.shape != (batch, *self.tail_shape) or not 0 <= memory.offset < self.layer.chunk:
             raise ValueError(
-                f"state: tail must be {self.tail_shape} and offset below the chunk of {self.layer.chunk}, got "
+                f"state: tail must be {batch} of {self.tail_shape} and offset below the chunk of {self.layer.chunk}, got "
                 f"{tuple(state.tail.shape)} and {memory.offset}: it is another model's"
             )
 
     def __call__(self, x: Tensor, state: MemoryLayerState) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """x (1, 1, D) and the state before it -> output (1, 1, D), and tail, weights and surprise after it."""
-        self.check(state)
+        """x (B, 1, D) and the state before it -> output (B, 1, D), and tail, weights and surprise after it."""
+        self.check(x.shape[0], state)
         memory = state.memory
         tail = state.tail.float()
         before = [[w.mT.float().contiguous() for w in xs] for xs in (memory.weights, memory.surprise, memory.anchor)]
         after = [[torch.empty_like(w) for w in xs] for xs in before[:2]]
         out, tail_after = torch.empty_like(x), torch.empty_like(tail)
-        token(
-            self.weights(), x.numpy()[0, 0], self.theta_max, self.layer.forgetting, self.layer.momentum, self.longest,
-            tail.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in before), self.work(),
-            out.numpy()[0, 0], tail_after.numpy()[0], *(tuple([w.numpy()[0] for w in xs]) for xs in after),
-        )  # fmt: skip
+        arrays = [x.numpy()[:, 0], tail.numpy(), out.numpy()[:, 0], tail_after.numpy()]
+        memories = [[w.numpy() for w in xs] for xs in (*before, *after)]
+        parameters, work = self.weights(), self.work()
+        for row, (token_in, tail_in, token_out, tail_out) in enumerate(zip(*arrays, strict=True)):
+            W, S, at, W_after, S_after = (tuple([w[row] for w in xs]) for xs in memories)
+            token(
+                parameters, token_in, self.theta_max, self.layer.forgetting, self.layer.momentum, self.longest,
+                tail_in, W, S, at, work, token_out, tail_out, W_after, S_after,
+            )  # fmt: skip
         return out, tail_after, *([w.mT for w in xs] for xs in after)

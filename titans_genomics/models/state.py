@@ -32,7 +32,15 @@ class State(NamedTuple):
     @property
     def batch(self) -> int:
         """Sequences of the batch."""
-        return next(leaf.shape[0] for _, leaf in self.leaves() if isinstance(leaf, Tensor))
+        return first_tensor(self.blocks).shape[0]  # type: ignore[union-attr]
+
+
+def first_tensor(state: Any) -> Tensor | None:
+    """The first tensor of a nested state; asked at every token, so it looks no further."""
+    if isinstance(state, Tensor):
+        return state
+    parts = state if isinstance(state, (list, tuple)) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
 def map_leaves(function: Callable[[str, Any], Any], state: Any, name: str = "") -> Any:
