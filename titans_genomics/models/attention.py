@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from titans_genomics.ops.linear import Linear, linear
+from titans_genomics.ops.linear import Linear, some_outputs
 
 KEYS = 1024
 """Keys that one query meets at a time: their rotated copy stays in the processor's cache."""
@@ -93,7 +93,7 @@ class Attention(nn.Module):
     def keys_values(self, x: Tensor) -> KeyValueCache:
         """Keys and values of tokens x (B, T, D), heads split."""
         D = x.shape[-1]
-        k, v = linear(x, self.to_qkv.weight[D:]).chunk(2, dim=-1)
+        k, v = some_outputs(self.to_qkv, x, slice(D, None)).chunk(2, dim=-1)
         return KeyValueCache(self.split(k), self.split(v))
 
     def begin(self, batch: int) -> KeyValueCache:

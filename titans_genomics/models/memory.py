@@ -13,7 +13,7 @@ from titans_genomics.config import TitansConfig
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
 from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
-from titans_genomics.ops.linear import Linear, linear
+from titans_genomics.ops.linear import Linear, some_outputs
 from titans_genomics.ops.threads import why_no_kernels
 
 FEW = 8
@@ -128,7 +128,7 @@ class NeuralMemory(nn.Module):
 
     def queries(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """Queries alone: x (B, T, D), tail (B, conv - 1, D) their inputs before x -> (B, T, H, d), new tail."""
-        (q,), tail = self.convolve(linear(x, self.to_qkv.weight[: self.heads * self.width]), tail, "one")
+        (q,), tail = self.convolve(some_outputs(self.to_qkv, x, slice(self.heads * self.width)), tail, "one")
         return q, tail
 
     def recall(self, q: Tensor, weights: list[Tensor]) -> Tensor:
