@@ -1,4 +1,4 @@
-"""The four variants: any pieces give the whole, no output depends on a later token, rows of a batch are strangers."""
+"""The four variants, and the baselines beside them: any pieces give the whole, no output depends on a later token, rows of a batch are strangers."""
 
 from itertools import pairwise
 
@@ -9,18 +9,19 @@ from pydantic import ValidationError
 from titans_genomics.models import NeuralMemory, Titans, TitansConfig, Transformer, load_state, pieces, save_state
 
 VARIANTS = ["lmm", "mac", "mag", "mal"]
+RECURRENT = ["gated_deltanet", "diagonal"]
+BASELINES = ["transformer", *RECURRENT]
 SMALL = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 4, "segment": 8, "window": 6, "persistent": 3}
 
 
 def build(variant="lmm", kind=Titans, **options):
     torch.manual_seed(0)
     model = kind(TitansConfig(variant=variant, **{**SMALL, **options})).double()
-    with torch.no_grad():  # away from the gates' starting point, so that forgetting and momentum matter
-        for name, parameter in model.named_parameters():
-            if name.endswith("to_gates.bias"):
-                parameter.add_(torch.randn_like(parameter))
-            elif name.endswith("to_gates.weight"):
-                parameter.mul_(10)
+    with torch.no_grad():  # away from the memory's starting point, so that forgetting and momentum matter
+        for module in model.modules():
+            if isinstance(module, NeuralMemory):
+                module.to_gates.bias.add_(torch.randn_like(module.to_gates.bias))
+                module.to_gates.weight.mul_(10)
     return model
 
 
@@ -28,10 +29,11 @@ def tokens(B=2, T=45):
     return torch.randint(0, 8, (B, T), generator=torch.Generator().manual_seed(1))
 
 
-MODELS = [*((v, Titans) for v in VARIANTS), ("mag", Transformer)]
+MODELS = [*((v, Titans) for v in [*VARIANTS, *BASELINES]), ("mag", Transformer)]
+IDS = [*VARIANTS, *BASELINES, "beside-mag"]
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 @pytest.mark.parametrize("training", [True, False])
 def test_any_pieces_give_the_whole(variant, kind, training):
     model, x = build(variant, kind).train(training), tokens()
@@ -46,7 +48,7 @@ def test_any_pieces_give_the_whole(variant, kind, training):
         torch.testing.assert_close(after, model(x[:, :10], end)[0], atol=1e-11, rtol=0)
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 @pytest.mark.parametrize("training", [True, False])
 def test_no_output_depends_on_a_later_token(variant, kind, training):
     model, x = build(variant, kind).train(training), tokens()
@@ -59,7 +61,7 @@ def test_no_output_depends_on_a_later_token(variant, kind, training):
         assert (z[:, t] - y[:, t]).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *RECURRENT])
 def test_early_tokens_reach_late_outputs_through_the_memory(variant):
     """30 tokens after its window and segment are over, a token still counts: the memory is in use."""
     model, x = build(variant), tokens(1)
@@ -69,7 +71,7 @@ def test_early_tokens_reach_late_outputs_through_the_memory(variant):
     assert difference > 1e-9
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *BASELINES])
 def test_rows_of_a_batch_do_not_meet(variant):
     model, x = build(variant), tokens(3)
     together, _ = model(x)
@@ -115,7 +117,7 @@ def test_switches_do_what_they_say():
 
 
 def test_the_state_does_not_grow():
-    for variant in VARIANTS:
+    for variant in [*VARIANTS, *BASELINES]:
         model = build(variant)
         state, sizes = None, []
         with torch.no_grad():
@@ -125,7 +127,7 @@ def test_the_state_does_not_grow():
         assert len(set(sizes)) == 1, variant
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 def test_the_state_keeps_no_piece_alive(variant, kind):
     """Its tensors are no views of the activations of what was read."""
     model = build(variant, kind).float().eval()
@@ -136,7 +138,7 @@ def test_the_state_keeps_no_piece_alive(variant, kind):
             assert leaf.untyped_storage().nbytes() <= 2 * leaf.numel() * leaf.element_size() + 64, name
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 def test_a_saved_state_goes_on_in_another_process(variant, kind, tmp_path):
     """Saved in the middle of a chunk, segment and window; read back by a fresh model; same logits to the bit."""
     model, x = build(variant, kind), tokens()
@@ -165,7 +167,7 @@ def test_a_state_that_does_not_fit_is_named(tmp_path):
         load_state(model, tmp_path / "cut")
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 def test_documents_of_different_lengths_are_read_as_if_alone(variant, kind):
     """Packed in rows with resets, and padded on the right."""
     model, x = build(variant, kind), tokens()
@@ -185,7 +187,7 @@ def test_documents_of_different_lengths_are_read_as_if_alone(variant, kind):
         model.packed(x, starts[:1])
 
 
-@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=[*VARIANTS, "transformer"])
+@pytest.mark.parametrize(("variant", "kind"), MODELS, ids=IDS)
 def test_reading_in_checkpointed_pieces_changes_nothing(variant, kind, monkeypatch):
     """Asked for, and for inputs that are long; pieces cut chunks, segments and windows."""
     model, x = build(variant, kind).train(), tokens()
