@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from titans_genomics.config import TitansConfig
 from titans_genomics.models.pieces import in_pieces
 from titans_genomics.ops import MemoryState, memory_mlp, neural_memory
-from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
+from titans_genomics.ops.heads import Length, convolve_on, full_precision, gated_norm
 from titans_genomics.ops.linear import Linear, some_outputs
 from titans_genomics.ops.threads import why_no_kernels
 
@@ -140,11 +140,8 @@ class NeuralMemory(nn.Module):
 
     def convolve(self, x: Tensor, tail: Tensor, *lengths: Length) -> tuple[list[Tensor], Tensor]:
         """Convolution, SiLU and norm. x (B, T, parts D), tail (B, conv - 1, parts D) -> parts of (B, T, H, d), new tail."""
-        if not self.kernel:
-            return convolved_heads(x, x.new_ones(x.shape[-1], 1), self.heads, lengths), tail
-        x = torch.cat([tail.to(x.dtype), x], dim=1)
-        tail = x[:, x.shape[1] - (self.kernel - 1) :].clone()  # a view would keep all of x alive in the state
-        return convolved_heads(x, self.conv[: x.shape[-1]], self.heads, lengths), tail
+        taps = self.conv[: x.shape[-1]] if self.kernel else None
+        return convolve_on(x, tail, taps, self.heads, lengths)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, eta, theta (B, T, H) in float32 (float64 stays)."""

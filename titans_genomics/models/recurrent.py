@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.ops.delta import gated_delta_rule
-from titans_genomics.ops.heads import Length, convolved_heads, full_precision, gated_norm
+from titans_genomics.ops.heads import Length, convolve_on, full_precision, gated_norm
 from titans_genomics.ops.linear import Linear
 from titans_genomics.ops.scan import diagonal_scan
 
@@ -49,12 +49,7 @@ class Recurrent(nn.Module):
 
     def convolve(self, x: Tensor, tail: Tensor, *lengths: Length) -> tuple[list[Tensor], Tensor]:
         """Projection, convolution, SiLU and norm: x (B, T, D) -> parts of (B, T, H, d), at least float32, and the new tail."""
-        x = self.to_parts(x)
-        if not self.kernel:
-            return convolved_heads(x, x.new_ones(x.shape[-1], 1), self.heads, lengths), tail
-        x = torch.cat([tail.to(x.dtype), x], dim=1)
-        tail = x[:, x.shape[1] - (self.kernel - 1) :].clone()  # a view would keep all of x alive in the state
-        return convolved_heads(x, self.conv, self.heads, lengths), tail
+        return convolve_on(self.to_parts(x), tail, self.conv if self.kernel else None, self.heads, lengths)
 
     def read_out(self, x: Tensor, y: Tensor) -> Tensor:
         """RMSNorm per head, output gate, output projection. x (B, T, D), y (B, T, H, d) -> (B, T, D)."""

@@ -43,6 +43,20 @@ def convolved_heads(x: Tensor, weight: Tensor, heads: int, lengths: tuple[Length
     return [_of_length(part, length) for part, length in zip(parts, lengths, strict=True)]
 
 
+def convolve_on(
+    x: Tensor, tail: Tensor, weight: Tensor | None, heads: int, lengths: tuple[Length, ...]
+) -> tuple[list[Tensor], Tensor]:
+    """`convolved_heads` of x (B, T, P H d) behind what was read before, tail (B, J - 1, P H d); weight None: no convolution.
+
+    Returns the P tensors (B, T, H, d) and the tail of what comes next.
+    """
+    if weight is None:
+        return convolved_heads(x, x.new_ones(x.shape[-1], 1), heads, lengths), tail
+    x = torch.cat([tail.to(x.dtype), x], dim=1)
+    tail = x[:, x.shape[1] - (weight.shape[1] - 1) :].clone()  # a view would keep all of x alive in the state
+    return convolved_heads(x, weight, heads, lengths), tail
+
+
 def _of_length(x: Tensor, length: Length) -> Tensor:
     if length == "one":
         return F.normalize(x, dim=-1, eps=1e-6)
