@@ -22,7 +22,7 @@ ALLOWED = {
     "markov": set(),
     "compiling": set(),
     "files": set(),
-    "data": {"compiling", "config", "config_downstream", "progress", "suites"},
+    "data": {"compiling", "config", "config_data", "config_downstream", "files", "progress", "sheet", "suites"},
     "ops": {"compiling"},
     "models": {"config", "ops"},
     "training": {"config", "files", "progress", "data", "models"},
@@ -69,6 +69,7 @@ HEAVY = (
     "transformers",
     "peft",
     "huggingface_hub",
+    "datasets",
     "lm_eval",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -88,7 +88,7 @@ def test_schema_file_is_in_step():
         ),
         pytest.param(
             {"run": "x", "data": {"sources": [{"path": "a.fa", "sort": "fasta"}]}},
-            "data.sources.0.sort: unknown key; known here: assembly, exclude, kind, md5, name",
+            "data.sources.0.sort: unknown key; known here: assembly, column, exclude, kind, md5, name",
             id="list",
         ),
         pytest.param(with_(train={"lr": -1}), "train.lr: Input should be greater than 0 (is -1)", id="range"),
@@ -147,7 +147,7 @@ def test_schema_file_is_in_step():
             id="tokenizer path",
         ),
         pytest.param(
-            with_(data={**SMALLEST["data"], "tokenizer": {"kind": "byte"}}),
+            with_(data={**SMALLEST["data"], "tokenizer": {"kind": "byte"}}, train={"reverse_complement": 0.5}),
             "text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0",
             id="text",
         ),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from titans_genomics import __version__
-from titans_genomics.config import Config, check_kinds, check_run, load_config
+from titans_genomics.config import Config, LmEvalConfig, check_kinds, check_run, load_config
 
 app = typer.Typer(
     name="titans-genomics",
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Titans long-term memory models for genomes, from FASTA and BAM to a report.\n\n"
-    "The stages, in order: tokenize, train, evaluate, species, downstream, needle, variants, report. Each reads the YAML config "
+    "The stages, in order: tokenize, train, evaluate, species, downstream, needle, variants, lm-eval, niah, states, forecast, report. Each reads the YAML config "
     "and what the stages before it left in results/RUN/, and writes there too; --out and its like name other places. "
     "Snakemake runs the same commands and repeats only what a changed setting touches: "
     "snakemake --configfile configs/default.yaml",
@@ -78,9 +79,9 @@ def tokenize(
     Example: titans-genomics tokenize --config configs/default.yaml
     """
     settings = load_config(config)
+    out = out or _store(settings, None)
     from titans_genomics.data.store import tokenize as run
 
-    out = out or settings.folder / "tokens"
     for warning in run(settings, out, jobs)["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     _wrote(out)
@@ -100,6 +101,7 @@ def fetch_sources(
     Example: titans-genomics fetch --config configs/default.yaml
     """
     settings = load_config(config)
+    _store(settings, None)
     from titans_genomics.data.fetch import fetch
 
     names = [entry.label for entry in settings.data.sources]
@@ -478,6 +480,172 @@ def variants(
     _wrote(out)
 
 
+@app.command("lm-eval")
+def lm_eval_tasks(
+    config: ConfigFile,
+    store: Store = None,
+    model: Models = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...", help="Tasks of the harness. Default: those of the config's `lm_eval` section."
+        ),
+    ] = None,
+    include: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with task files of one's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Documents per task at most.")] = None,
+    fewshot: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Examples before each question. Default: as the task has it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON to write. Default: results/RUN/lm_eval/lm_eval.json.")
+    ] = None,
+) -> None:
+    """Tasks of the lm-evaluation-harness, for models of text.
+
+    Documents are streamed through the memory, from the first token to the last; nothing is cut into windows. Needs lm-eval (pip install 'titans-genomics[lm-eval]').
+
+    Example: titans-genomics lm-eval --config configs/text_kjv.yaml --tasks wikitext,lambada_openai,piqa,hellaswag,winogrande,arc_easy,arc_challenge,social_iqa,boolq
+    """
+    settings = load_config(config)
+    given = {"tasks": tasks.split(",") if tasks else None, "include": include, "limit": limit, "fewshot": fewshot}
+    asked = settings.lm_eval.model_dump(mode="json") | {k: v for k, v in given.items() if v is not None}
+    settings = settings.model_copy(update={"lm_eval": LmEvalConfig.model_validate(asked)})
+    store, models = _store(settings, store), _models(settings, model)
+    from titans_genomics.tasks.lm_eval import lm_eval as run
+
+    out = out or settings.folder / "lm_eval" / "lm_eval.json"
+    run(settings, store, models, out)
+    _wrote(out)
+
+
+OneModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Only this model of the run. Default: all, and their table."),
+]
+OneSeed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Only this seed. Default: all.")]
+Together = Annotated[
+    bool, typer.Option("--table", help="Measure nothing: put what was measured of all models in one table.")
+]
+
+
+@app.command()
+def niah(config: ConfigFile, store: Store = None, model: OneModel = None, table: Together = False) -> None:
+    """Needle in a haystack (RULER's S-NIAH) and BABILong, for models of text.
+
+    Trains the models on the task first where the config's `niah` section says so; then streams haystacks of any length through them,
+    at constant memory, and asks for the needle.
+
+    Example: titans-genomics niah --config configs/niah.yaml
+    """
+    settings = load_config(config)
+    if not settings.niah.asked:
+        raise ValueError(f"{config}: niah.kinds is empty; name kinds of needles (pk, n, w) to run this stage")
+    store, folder = _store(settings, store), settings.folder / "niah"
+    from titans_genomics.tasks.niah import niah as run
+    from titans_genomics.tasks.niah import table as put_together
+
+    for name in () if table else _asked(model, settings.models):
+        trained = settings.folder / "train" / name if settings.niah.start == "trained" else None
+        run(settings, store, name, trained, folder / name)
+        _wrote(folder / name / "result.json")
+    if model is None:
+        put_together(settings, folder)
+        _wrote(folder / "niah.json")
+
+
+@app.command()
+def states(config: ConfigFile, model: OneModel = None, seed: OneSeed = None, table: Together = False) -> None:
+    """State tracking: can a model follow the product of permutations, beyond the lengths it was trained on?
+
+    Trains and measures the run's models on the word problem of a group, as the config's `states` section says. Needs no tokens.
+
+    Example: titans-genomics states --config configs/states_s5.yaml
+    """
+    settings = load_config(config)
+    if settings.states.group is None:
+        raise ValueError(f"{config}: states.group is not set; name a group, such as s5, to run this stage")
+    folder = settings.folder / "states"
+    from titans_genomics.tasks.states import contenders, one
+    from titans_genomics.tasks.states import table as put_together
+
+    for name in () if table else _asked(model, contenders(settings)):
+        for number in settings.states.seeds if seed is None else (seed,):
+            one(settings, name, number, folder)
+            _wrote(folder / name / f"seed{number}" / "result.json")
+    if model is None and seed is None:
+        put_together(settings, folder)
+        _wrote(folder / "states.json")
+
+
+@app.command("forecast")
+def forecast_series(config: ConfigFile, model: OneModel = None, seed: OneSeed = None, table: Together = False) -> None:
+    """Forecasting: many series side by side, continuous in and out, beside the last value and DLinear.
+
+    Trains and measures the run's models at each horizon of the config's `forecast` section. Needs no tokens.
+
+    Example: titans-genomics forecast --config configs/forecast_weather.yaml
+    """
+    settings = load_config(config)
+    if settings.forecast.path is None:
+        raise ValueError(f"{config}: forecast.path is not set; name a CSV with a column of times to run this stage")
+    folder = settings.folder / "forecast"
+    from titans_genomics.tasks.forecast import forecast as run
+    from titans_genomics.tasks.forecast import table as put_together
+
+    for name in () if table else _asked(model, [*settings.models, *settings.forecast.baselines]):
+        run(settings, folder, name, seed)
+        _wrote(folder / name)
+    if model is None and seed is None:
+        put_together(settings, folder)
+        _wrote(folder / "forecast.json")
+
+
+@app.command()
+def export(
+    config: ConfigFile,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="CHECKPOINT", help="Folder of a trained model. Default: results/RUN/train/titans."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write. Default: results/RUN/export/MODEL.")
+    ] = None,
+    store: Store = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Figures for the card. Default: results/RUN/evaluate/evaluate.json, if it is there."
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Licence of the weights, for the card, such as apache-2.0.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Language of the text, for the card, such as en.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub (log in first).")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everyone to see.")] = False,
+) -> None:
+    """A trained model for Hugging Face transformers: weights, tokenizer, settings of generation and a model card.
+
+    In Python, `import titans_genomics.hf` and then AutoModelForCausalLM.from_pretrained(DIR), AutoTokenizer.from_pretrained(DIR).
+
+    Example: titans-genomics export results/text_kjv/train/titans --config configs/text_kjv.yaml
+    """
+    settings = load_config(config)
+    checkpoint = checkpoint or settings.folder / "train" / "titans"
+    from titans_genomics.hf.export import export as run
+
+    out = out or settings.folder / "export" / checkpoint.name
+    run(
+        checkpoint, _store(settings, store), out,
+        evaluation=evaluation, licence=licence, language=language, push=push, private=not public,
+    )  # fmt: skip
+    _wrote(out)
+
+
 @app.command("ablations")
 def ablations_table(config: ConfigFile) -> None:
     """All models of a run in one table, beside the paper's Table 5: what each part of Titans is worth.
@@ -554,6 +722,9 @@ def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YA
     from titans_genomics.data.tokenizers import read_pieces
 
     check_run(settings)
+    if settings.data is None:
+        typer.echo(f"{file}: valid; results go to {settings.folder}/")
+        return
     if settings.data.tokenizer.path is not None:
         read_pieces(settings.data.tokenizer.path)
     kinds: list[str] = [
@@ -587,6 +758,8 @@ def config_schema(
 
 
 def _store(settings: Config, store: Path | None) -> Path:
+    if settings.data is None:
+        raise ValueError("the config has no section data, which this stage reads; list files under data.sources")
     return store or settings.folder / "tokens"
 
 
@@ -601,6 +774,13 @@ def _models(settings: Config, given: list[str] | None) -> dict[str, Path]:
             raise ValueError(f"--model {entry}: expected NAME=DIR, for example titans=results/default/train/titans")
         models[name] = Path(folder)
     return models
+
+
+def _asked(model: str | None, known: Sequence[str]) -> list[str]:
+    """The model that was asked for, or all; ValueError when there is no such model."""
+    if model is not None and model not in known:
+        raise ValueError(f"--model {model}: choose {', '.join(known)}")
+    return [model] if model is not None else list(known)
 
 
 def _dataset_folder(settings: Config, dataset: str) -> Path:

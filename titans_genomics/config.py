@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from titans_genomics.config_data import (
+    TEXT_KINDS,
     DataConfig,
     Fraction,
     LeaksConfig,
@@ -276,6 +277,22 @@ class Config(Section):
     forecast: ForecastConfig = Field(default_factory=ForecastConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_strand(cls, settings: Any) -> Any:
+        """Text has no other strand: where train.reverse_complement is not given, it is 0."""
+        data = settings.get("data") if isinstance(settings, dict) else None
+        if not isinstance(data, dict) or not isinstance(settings.get("train", {}), dict):
+            return settings
+        tokenizer, sources = data.get("tokenizer"), data.get("sources")
+        listed = sources if isinstance(sources, list) and sources else [None]
+        kinds = [source.get("kind") if isinstance(source, dict) else None for source in listed]
+        if all(kind in TEXT_KINDS for kind in kinds) or (
+            isinstance(tokenizer, dict) and tokenizer.get("kind") == "byte"
+        ):
+            return settings | {"train": {"reverse_complement": 0.0} | settings.get("train", {})}
+        return settings
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         if self.data is None:
@@ -295,7 +312,7 @@ class Config(Section):
             )
         if self.data.tokenizer.kind == "byte" and self.train.reverse_complement:
             raise ValueError("text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0")
-        if self.train.reverse_complement and all(s.kind == "text" for s in self.data.sources):
+        if self.train.reverse_complement and all(s.kind in TEXT_KINDS for s in self.data.sources):
             raise ValueError("text (data.sources[].kind text) has no other strand: set train.reverse_complement to 0")
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
@@ -379,6 +396,12 @@ class Config(Section):
         """The tasks that models are trained on directly, without tokens of ``data``."""
         return [name for name, asked in (("states", self.states.group), ("forecast", self.forecast.path)) if asked]
 
+    def fits(self, task: str) -> list[tuple[str, int]]:
+        """What is trained and measured of a task of `tasks`: models and baselines by name, each with its seeds."""
+        section = getattr(self, task)
+        names = [*self.models, *section.baselines]
+        return [(name, seed) for name in names for seed in (section.seeds[:1] if name == "last" else section.seeds)]
+
     @property
     def ablated(self) -> bool:
         """Whether the run has several models of the same tokens, to stand in one table."""
@@ -429,7 +452,19 @@ TARGETS = (
 )  # fmt: skip
 """The rules of the workflow; a dataset's name is one too."""
 
-RESERVED = ("titans", "transformer", "markov", "uniform", "transitions", "none", "kmer", "cnn")
+RESERVED = (
+    "titans",
+    "transformer",
+    "markov",
+    "uniform",
+    "transitions",
+    "none",
+    "kmer",
+    "cnn",
+    "lstm",
+    "last",
+    "dlinear",
+)
 """Names that a model of ``compare`` cannot have."""
 
 _ALWAYS = {"run", "seed", "results", "data"}

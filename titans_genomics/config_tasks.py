@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from titans_genomics.config_data import Fraction, Name, Section
 
@@ -58,6 +58,9 @@ class NiahConfig(Section):
     context: int | None = Field(
         None, ge=64, description="tokens of the windows that models are trained on; null: train.context"
     )
+    start: Literal["trained", "fresh"] = Field(
+        "trained", description="training on the task begins with what `train` left, or with new weights"
+    )
     fit: LearnConfig = Field(
         LearnConfig(steps=0),
         description="training on the task before it is measured; steps 0: as `train` left the models",
@@ -70,6 +73,14 @@ class NiahConfig(Section):
         if min(depths) < 0 or max(depths) > 1:
             raise ValueError("depths are shares of the length, from 0 to 1")
         return depths
+
+    @model_validator(mode="after")
+    def _something_learned(self) -> NiahConfig:
+        if self.start == "fresh" and not (self.fit.steps and self.kinds):
+            raise ValueError(
+                "niah.start fresh: new weights know nothing; give niah.fit.steps and niah.kinds to train on"
+            )
+        return self
 
     @property
     def asked(self) -> bool:
@@ -131,6 +142,13 @@ class StatesConfig(Section):
         return self
 
 
+class PublishedForecast(Section):
+    """Published errors, means over the four horizons of the field (96, 192, 336, 720), of scaled values."""
+
+    mse: float = Field(ge=0, description="mean squared error")
+    mae: float = Field(ge=0, description="mean absolute error")
+
+
 class ForecastConfig(Section):
     """Forecasting of many series side by side: continuous inputs and outputs on the blocks of the model."""
 
@@ -164,12 +182,27 @@ class ForecastConfig(Section):
         {}, description="published rows that are shown beside the run's, by what they are called"
     )
     fit: LearnConfig = Field(LearnConfig(steps=1000, lr=1e-3), description="training at one horizon")
+    dlinear: LearnConfig | None = Field(None, description="training of DLinear at one horizon; null: as fit has it")
+
+    def fit_of(self, name: str) -> LearnConfig:
+        """The training of a model or of DLinear."""
+        return self.dlinear if name == "dlinear" and self.dlinear is not None else self.fit
 
     @property
     def key(self) -> str:
         """The name in results."""
         assert self.path is not None
         return self.name or self.path.name.split(".")[0]
+
+    @field_validator("horizons", "seeds")
+    @classmethod
+    def _apart(cls, numbers: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("a number stands here twice")
+        least = 1 if info.field_name == "horizons" else 0
+        if min(numbers) < least:
+            raise ValueError(f"numbers must be {least} or more")
+        return numbers
 
     @model_validator(mode="after")
     def _tokens_fit(self) -> ForecastConfig:
@@ -189,3 +222,13 @@ class LmEvalConfig(Section):
     fewshot: int | None = Field(None, ge=0, description="examples before each question; null: as the task has it")
     piece: int = Field(4096, ge=1, description="tokens read at a time; changes speed and memory, not the result")
     batch_tokens: int = Field(16_384, ge=1, description="tokens of a batch of requests, padding included")
+
+    @field_validator("tasks")
+    @classmethod
+    def _names(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in tasks:
+            if not name.strip():
+                raise ValueError("the name of a task is empty")
+            if tasks.count(name) > 1:
+                raise ValueError(f"{name} stands there twice")
+        return tasks

@@ -14,7 +14,16 @@ import yaml
 from titans_genomics import __version__
 from titans_genomics.config import Config
 from titans_genomics.files import read_json, write_text
-from titans_genomics.report import benchmarks, plots, tables, zero_shot
+from titans_genomics.report import (
+    benchmarks,
+    forecast_plot,
+    niah_plot,
+    plots,
+    states_plot,
+    tables,
+    task_tables,
+    zero_shot,
+)
 from titans_genomics.report.needle_plot import heat_map
 
 STAGE_FILES = {
@@ -24,6 +33,10 @@ STAGE_FILES = {
     "needle": "needle/needle.json",
     "variants": "variants/variants.json",
     "ablations": "ablations.json",
+    "lm_eval": "lm_eval/lm_eval.json",
+    "niah": "niah/niah.json",
+    "states": "states/states.json",
+    "forecast": "forecast/forecast.json",
 }
 
 
@@ -66,15 +79,20 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
 
     ``bits_per_base`` is its summary: held-out bits per base of uniform, Markov and each model, by source and overall.
     """
+    read = config.data is not None
     asked = {
-        "data": True,
-        "evaluate": True,
+        "data": read,
+        "evaluate": read,
         "species": bool(config.species.classes),
         "needle": bool(config.needle.lengths),
         "variants": bool(config.variants.sets),
         "ablations": config.ablated,
+        "lm_eval": bool(config.lm_eval.tasks),
+        "niah": config.niah.asked,
+        "states": "states" in config.tasks,
+        "forecast": "forecast" in config.tasks,
     }
-    commands = {"data": "tokenize"}
+    commands = {"data": "tokenize", "lm_eval": "lm-eval"}
     stages = {
         key: read_json(folder / STAGE_FILES[key], commands.get(key, key)) if wanted else None
         for key, wanted in asked.items()
@@ -83,17 +101,14 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
         "run": config.run,
         "seed": config.seed,
         "version": __version__,
-        "bits_per_base": _bits_per_base(stages["evaluate"]),
-        "data": {key: value for key, value in stages["data"].items() if key not in ("config", "runs")},
+        "bits_per_base": _bits_per_base(stages["evaluate"]) if read else None,
         "train": {
-            name: read_json(folder / "train" / name / "train.json", f"train --model {name}") for name in config.models
+            name: read_json(folder / "train" / name / "train.json", f"train --model {name}")
+            for name in (config.models if read else ())
         },
-        "evaluate": stages["evaluate"],
-        "species": stages["species"],
         "downstream": {name: _labelled(folder / "downstream" / name) for name in config.datasets} or None,
-        "needle": stages["needle"],
-        "variants": stages["variants"],
-        "ablations": stages["ablations"],
+        **stages,
+        "data": {k: v for k, v in stages["data"].items() if k not in ("config", "runs")} if read else None,
         "config": config.model_dump(mode="json"),
     }
 
@@ -125,25 +140,6 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[str, float]]]) -> str:
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
     looks = plots.looks(config)
-    labels = {name: look.label for name, look in looks.items()}
-    evaluated, species, needle = metrics["evaluate"], metrics["species"], metrics["needle"]
-    main = next(iter(evaluated["sources"].values()))
-    guessing = main["uniform"]["bits_per_base"]
-    references = {"uniform": guessing}
-    learned = [source["name"] for source in metrics["data"]["sources"] if source["weight"]]
-    if (
-        len(learned) == 1 and learned[0] in evaluated["sources"]
-    ):  # else the curves are of a mixture that no Markov model was fitted on
-        references["Markov (held out)"] = evaluated["sources"][learned[0]]["markov"]["bits_per_base"]
-    drawn = {
-        "curves": plots.curves(curves, references, looks),
-        "optimisation": plots.optimisation(curves, looks),
-        "gates": plots.gates(curves["titans"]),
-        "bars": plots.bars(tables.bar_groups(evaluated, looks), guessing, looks),
-        "context": plots.context(tables.context_lines(main), evaluated["train_context"], looks),
-        "scores": _species_plot(species, looks) if species else None,
-        "needle": heat_map(needle, labels) if needle else None,
-    }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("titans_genomics.report", "."),
         autoescape=True,
@@ -154,33 +150,99 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         "count": tables.count,
         "percent": tables.percent,
         "number": tables.number,
+        "large": tables.large,
         "duration": tables.duration,
         "interval": tables.interval,
     }
     return environment.get_template("template.html").render(
         title=config.report.title or config.run,
         lead=tables.lead(config, metrics),
-        figures=tables.headline(metrics),
+        figures=tables.headline(metrics) if metrics["data"] else [],
         data=metrics["data"],
         config=config,
-        dropped=tables.dropped(metrics["data"]),
-        training=tables.training(metrics["train"], looks),
-        heldout=tables.held_out(evaluated, looks),
-        heldout_text=tables.held_out_text(evaluated),
-        context_source=next(iter(evaluated["sources"])),
-        stretch=evaluated.get("stretch"),
-        species=tables.species(species, config, looks) if species else None,
-        datasets=[
-            benchmarks.benchmark(i, table, looks) for i, table in enumerate((metrics["downstream"] or {}).values())
-        ],
-        needle_text=zero_shot.needle_text(needle, labels) if needle else None,
-        variants=zero_shot.variants(metrics["variants"], labels) if metrics["variants"] else [],
-        ablations=metrics["ablations"],
+        **(_of_tokens(config, metrics, curves, looks) if metrics["data"] else NO_TOKENS),
+        tasks=_tasks(metrics, looks),
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),
-        plots=drawn,
         version=__version__,
     )
+
+
+NO_TOKENS: dict[str, Any] = {
+    "species": None,
+    "datasets": [],
+    "needle_text": None,
+    "variants": [],
+    "ablations": None,
+    "text": False,
+}
+"""What the page has to show of a run that read no tokens."""
+
+
+def _of_tokens(
+    config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[str, float]]], looks: dict[str, plots.Look]
+) -> dict[str, Any]:
+    """What the page shows of data, training, held-out sequence and what was measured on sequences."""
+    labels = {name: look.label for name, look in looks.items()}
+    evaluated, species, needle = metrics["evaluate"], metrics["species"], metrics["needle"]
+    main = next(iter(evaluated["sources"].values()))
+    guessing, unit = main["uniform"]["bits_per_base"], tables.unit_of(evaluated)
+    references = {"uniform": guessing}
+    learned = [source["name"] for source in metrics["data"]["sources"] if source["weight"]]
+    if (
+        len(learned) == 1 and learned[0] in evaluated["sources"]
+    ):  # else the curves are of a mixture that no Markov model was fitted on
+        references["Markov (held out)"] = evaluated["sources"][learned[0]]["markov"]["bits_per_base"]
+    drawn = {
+        "curves": plots.curves(curves, references, looks, unit),
+        "optimisation": plots.optimisation(curves, looks),
+        "gates": plots.gates(curves["titans"]),
+        "bars": plots.bars(tables.bar_groups(evaluated, looks), guessing, looks, unit),
+        "context": plots.context(tables.context_lines(main), evaluated["train_context"], looks, unit),
+        "scores": _species_plot(species, looks) if species else None,
+        "needle": heat_map(needle, labels) if needle else None,
+    }
+    return {
+        "dropped": tables.dropped(metrics["data"]),
+        "training": tables.training(metrics["train"], looks),
+        "unit": unit,
+        "text": unit == "byte",
+        "heldout_title": "Held-out text" if unit == "byte" else "Held-out sequence",
+        "heldout": tables.held_out(evaluated, looks),
+        "heldout_text": tables.held_out_text(evaluated),
+        "context_source": next(iter(evaluated["sources"])),
+        "stretch": evaluated.get("stretch"),
+        "species": tables.species(species, config, looks) if species else None,
+        "datasets": [
+            benchmarks.benchmark(i, table, looks) for i, table in enumerate((metrics["downstream"] or {}).values())
+        ],
+        "needle_text": zero_shot.needle_text(needle, labels) if needle else None,
+        "variants": zero_shot.variants(metrics["variants"], labels) if metrics["variants"] else [],
+        "ablations": metrics["ablations"],
+        "plots": drawn,
+    }
+
+
+def _tasks(metrics: dict[str, Any], looks: dict[str, plots.Look]) -> list[dict[str, Any]]:
+    """The tasks of text, state tracking and forecasting that were run: title, tables and plots of each."""
+    labels = {name: look.label for name, look in looks.items()}
+    titles = {"lm_eval": "lm-eval", "niah": "Needles in text", "states": "State tracking", "forecast": "Forecasting"}
+    found = []
+    for key, title in titles.items():
+        if (result := metrics[key]) is None:
+            continue
+        drawn: list[str] = []
+        if key == "niah" and result["kinds"]:
+            drawn = [
+                niah_plot.by_length(result, looks),
+                *(niah_plot.heat_map(result, k, labels) for k in result["kinds"]),
+            ]
+        elif key == "states":
+            drawn = [states_plot.accuracy_by_length(result, looks)]
+        elif key == "forecast":
+            drawn = [forecast_plot.forecasts(result, looks)]
+        found.append({"id": key, "title": title, "tables": getattr(task_tables, key)(result, labels), "plots": drawn})
+    return found
 
 
 def _species_plot(result: dict[str, Any], looks: dict[str, plots.Look]) -> str:

@@ -26,6 +26,9 @@ COLOURS = {
 MORE = ("#c2456b", "#4f8f2f", "#3f7fd0", "#9c6b30", "#7d57a6", "#7a7a7a")
 """Colours of the models of ``compare``; when there are more of them they come again with other dashes."""
 
+VARIANTS = {"transformer": "Transformer", "gated_deltanet": "Gated DeltaNet", "diagonal": "diagonal recurrence"}
+"""Names of the variants that are baselines; the others are Titans."""
+
 DASHES = ("-", "--", ":", "-.")
 
 LAYERS = ("#0f8b8d", "#d17a00", "#8a63d2", "#c2456b", "#4f8f2f", "#3f7fd0", "#9c6b30", "#7a7a7a")
@@ -67,8 +70,12 @@ def looks(config: Config) -> dict[str, Look]:
 
     A model of ``compare`` of which only the variant is different is named by it, "Titans MAC"; any other by its own name.
     """
+
+    def variant(name: str) -> str:
+        return VARIANTS.get(name, f"Titans {name.upper()}")
+
     found = {
-        "titans": Look(f"Titans {config.model.variant.upper()}", COLOURS["titans"]),
+        "titans": Look(variant(config.model.variant), COLOURS["titans"]),
         "transformer": Look("Transformer", COLOURS["transformer"]),
         "markov": Look("Markov", COLOURS["markov"]),
         "uniform": Look("uniform", COLOURS["uniform"]),
@@ -78,7 +85,7 @@ def looks(config: Config) -> dict[str, Look]:
     others = [*config.compare, *(entry.name for entry in config.downstream.hub)]
     for i, name in enumerate(others):
         changes = config.compare.get(name, {})
-        own = f"Titans {changes['variant'].upper()}" if set(changes) == {"variant"} else label(name)
+        own = variant(changes["variant"]) if set(changes) == {"variant"} else label(name)
         taken = {look.label for look in found.values()}
         found[name] = Look(
             own if own not in taken else f"{own} ({name})", MORE[i % len(MORE)], DASHES[(i // len(MORE)) % len(DASHES)]
@@ -114,10 +121,15 @@ def axes(rows: int, columns: int, width: float, height: float, **keywords: Any) 
     return figure, figure.subplots(rows, columns, squeeze=False, **keywords)
 
 
-def curves(training: dict[str, list[dict[str, float]]], references: dict[str, float], looks: dict[str, Look]) -> str:
-    """Bits per base over training tokens: every logged step, and validation as marked points.
+def curves(
+    training: dict[str, list[dict[str, float]]],
+    references: dict[str, float],
+    looks: dict[str, Look],
+    unit: str = "base",
+) -> str:
+    """Bits per ``unit`` over training tokens: every logged step, and validation as marked points.
 
-    ``references`` are horizontal lines: name to bits per base.
+    ``references`` are horizontal lines: name to bits.
     """
     few = len(training) <= 3
     with mpl.rc_context(STYLE):
@@ -135,13 +147,13 @@ def curves(training: dict[str, list[dict[str, float]]], references: dict[str, fl
             ax.axhline(bits, color=looks[name.split()[0].lower()].colour, linestyle="--", linewidth=1.2, label=name)
         values = [v for rows in training.values() for v in _column(rows, "tokens", "bits_per_base")[1]]
         if values:
-            low = min([*values, *references.values()])
-            ax.set_ylim(low - 0.02, min(max(values), 2.1) + 0.02)
+            low, high = min([*values, *references.values()]), min(max(values), 2.1 if unit == "base" else 8.2)
+            ax.set_ylim(low - 0.02, high + 0.02)
         ax.set_xlabel("training tokens")
-        ax.set_ylabel("bits per base" if few else "bits per base (points: validation)")
+        ax.set_ylabel(f"bits per {unit}" + ("" if few else " (points: validation)"))
         _legend(ax, len(training))
         ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-        return svg(figure, "curves", "Bits per base over training")
+        return svg(figure, "curves", f"Bits per {unit} over training")
 
 
 def optimisation(training: dict[str, list[dict[str, float]]], looks: dict[str, Look]) -> str:
@@ -192,14 +204,17 @@ def gates(rows: list[dict[str, float]]) -> str | None:
 
 
 def bars(
-    groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]], guessing: float, looks: dict[str, Look]
+    groups: dict[str, list[tuple[str, str, float, tuple[float, float] | None]]],
+    guessing: float,
+    looks: dict[str, Look],
+    unit: str = "base",
 ) -> str:
-    """Held-out bits per base. Bars hang from the bits of ``guessing``, 2: the longer, the more the model knows.
+    """Held-out bits per ``unit``. Bars hang from the bits of ``guessing``, 2 of a base: the longer, the more the model knows.
 
     Parameters
     ----------
     groups : dict
-        Source name to a list of (label, kind of model, bits per base, 95% interval or None).
+        Source name to a list of (label, kind of model, bits, 95% interval or None).
     """
     count = sum(len(entries) for entries in groups.values())
     with mpl.rc_context(STYLE):
@@ -214,8 +229,8 @@ def bars(
             _hanging_bars(ax, entries, guessing, looks)
             if len(groups) > 1:
                 ax.set_title(label(source, 80), fontweight="bold")
-        grid[-1, 0].set_xlabel(f"bits per base; {guessing:g} is guessing, the further left the better")
-        return svg(figure, "bars", "Held-out bits per base of each model")
+        grid[-1, 0].set_xlabel(f"bits per {unit}; {guessing:g} is guessing, the further left the better")
+        return svg(figure, "bars", f"Held-out bits per {unit} of each model")
 
 
 def _hanging_bars(
@@ -243,8 +258,13 @@ def _hanging_bars(
     ax.axvline(guessing, color=INK, linewidth=1)
 
 
-def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | None, looks: dict[str, Look]) -> str:
-    """Bits per base as a function of the position in the context (1-based, log axis).
+def context(
+    lines: dict[str, Sequence[tuple[float, float]]],
+    trained_at: int | None,
+    looks: dict[str, Look],
+    unit: str = "base",
+) -> str:
+    """Bits per ``unit`` as a function of the position in the context (1-based, log axis).
 
     ``lines`` maps models and "markov" to (position, bits) pairs; ``trained_at`` marks the training context.
     """
@@ -270,10 +290,10 @@ def context(lines: dict[str, Sequence[tuple[float, float]]], trained_at: int | N
         ax.set_xscale("log", base=2)
         ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        ax.set_xlabel("bases of context already read")
-        ax.set_ylabel("bits per base")
+        ax.set_xlabel("bases of context already read" if unit == "base" else "tokens of context already read")
+        ax.set_ylabel(f"bits per {unit}")
         _legend(ax, len(lines))
-        return svg(figure, "context", "Bits per base by context position")
+        return svg(figure, "context", f"Bits per {unit} by context position")
 
 
 def scores(entries: Sequence[tuple[str, str, float, tuple[float, float] | None]], looks: dict[str, Look]) -> str:

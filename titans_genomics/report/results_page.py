@@ -24,6 +24,9 @@ ROW = (
 )  # fmt: skip
 """What is kept of a row of a dataset's table."""
 
+TASKS = ("lm_eval", "niah", "states", "forecast")
+"""What of a run is kept as its stage left it, curves and examples aside."""
+
 CELL = ("length", "depth", "distance", "stretches", "recall", "control_recall", "gain_recall", "gain_bits")
 """What is kept of a needle's cell, beside the interval of ``gain_recall``."""
 
@@ -47,7 +50,8 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
     dict
         ``run``, ``config`` (path from the repository), ``version``, ``seeds``, ``hardware``, ``versions``, ``sources`` (trained on), ``labels`` (of the
         models), ``models`` (what training and evaluation say of each), ``markov``, ``split``, ``cost`` (seconds), ``datasets`` (``dataset``,
-        ``rows``, ``published``), ``species``, ``needle``, ``variants``, ``ablations``; the last four are null where they were not asked for.
+        ``rows``, ``published``), ``species``, ``needle``, ``variants``, ``ablations``; the last four are null where they were not asked for. ``lm_eval``,
+        ``niah``, ``states``, ``forecast`` where they were; a run without tokens has nothing from ``sources`` to ``ablations``.
 
     Raises
     ------
@@ -61,22 +65,39 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
             f"{config_path}: lies outside {Path.cwd()}; the page links configs of the repository"
         ) from None
     found = collect(config, Path(folder))
-    trained, evaluated = found["train"], found["evaluate"]
-    tables = found["downstream"] or {}
-    base = trained["titans"]
+    base = next(iter((found["train"] or {}).values()), None) or next(found[task] for task in config.tasks)
     result = {
         "run": config.run,
         "config": written,
         "version": found["version"],
-        "seeds": {"run": config.seed, "downstream": list(config.downstream.seeds) if tables else []},
+        "seeds": {"run": config.seed},
         "hardware": base["hardware"],
-        "versions": {**found["data"]["versions"], **base["versions"]},
+        "versions": base["versions"],
+        "labels": {name: look.label for name, look in looks(config).items()},
+    }
+    if config.data is not None:
+        result |= _of_tokens(config, found)
+    result |= {task: _without_examples(found[task]) for task in TASKS if found[task]}
+    result = _rounded(result)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _of_tokens(config: Config, found: dict[str, Any]) -> dict[str, Any]:
+    """What a run has that read tokens: sources, models with their figures, datasets and zero-shot tasks."""
+    trained, evaluated = found["train"], found["evaluate"]
+    tables = found["downstream"] or {}
+    return {
+        "seeds": {"run": config.seed, "downstream": list(config.downstream.seeds) if tables else []},
+        "versions": {**found["data"]["versions"], **next(iter(trained.values()))["versions"]},
+        "unit": evaluated.get("unit", "base"),
         "sources": [
             {key: source[key] for key in ("name", "species", "bases", "sha256")}
             for source in found["data"]["sources"]
             if source["weight"]
         ],
-        "labels": {name: look.label for name, look in looks(config).items()},
         "models": {
             name: {
                 "changes": config.compare.get(name, {}),
@@ -112,11 +133,17 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
         "variants": found["variants"],
         "ablations": found["ablations"],
     }
-    result = _rounded(result)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, json.dumps(result, indent=1) + "\n")
-    return result
+
+
+def _without_examples(value: Any) -> Any:
+    """Results of a task without what is only drawn: curves of training, forecasts of single windows."""
+    if isinstance(value, dict):
+        return {
+            key: _without_examples(own)
+            for key, own in value.items()
+            if key not in ("curve", "example", "truth", "times")
+        }
+    return [_without_examples(own) for own in value] if isinstance(value, list) else value
 
 
 def write_page(jsons: list[Path], page: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from titans_genomics.report import zero_shot
+from titans_genomics.report import task_tables, zero_shot
 from titans_genomics.report.benchmarks import dataset_text, figure, leak_text, row_name
 from titans_genomics.report.tables import METRIC_NAMES, hours, interval, machine, percent
 
@@ -25,6 +25,10 @@ def render(runs: list[dict[str, Any]]) -> str:
         "Needle in a genome": _each(runs, "needle", _needles),
         "Sequence variants, zero-shot": _each(runs, "variants", _variants),
         "Species by length": _each(runs, "species", _species),
+        "Needles in text": _task(runs, "niah", task_tables.niah),
+        "State tracking": _task(runs, "states", task_tables.states),
+        "Forecasting": _task(runs, "forecast", task_tables.forecast),
+        "lm-eval": _task(runs, "lm_eval", task_tables.lm_eval),
     }
     text = "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items() if text)
     return text.replace("<", "&lt;")  # in a name; it would begin a tag
@@ -35,7 +39,7 @@ def render(runs: list[dict[str, Any]]) -> str:
 
 def _runs(runs: list[dict[str, Any]]) -> str:
     body, models = [], []
-    for run in runs:
+    for run in (run for run in runs if "models" in run):
         cost = {key: seconds for key, seconds in run["cost"].items() if seconds}
         body.append(
             [
@@ -52,6 +56,8 @@ def _runs(runs: list[dict[str, Any]]) -> str:
                     f"{difference['bits_per_base']:+.4f} ({interval(difference['ci95'], 4, '+')})", _link(run),
                 ]
             )  # fmt: skip
+    if not body:
+        return ""
     return "\n\n".join(
         [
             "Each run is one config and one command. The cost is that of training all of its models, and of the needles; rows of datasets have their own.",
@@ -67,6 +73,7 @@ def _runs(runs: list[dict[str, Any]]) -> str:
 
 def _datasets(runs: list[dict[str, Any]]) -> str:
     """The leaks of all datasets, then the rows of each: of all runs, so that they stand side by side."""
+    runs = [run for run in runs if "datasets" in run]
     names = list(dict.fromkeys(name for run in runs for name in run["datasets"]))
     if not names:
         return ""
@@ -225,7 +232,21 @@ def rows(header: list[str], body: list[list[str]], left: int = 1) -> str:
 
 
 def _each(runs: list[dict[str, Any]], key: str, part: Callable[[dict[str, Any]], str]) -> str:
-    return "\n\n".join(part(run) for run in runs if run[key])
+    return "\n\n".join(part(run) for run in runs if run.get(key))
+
+
+def _task(
+    runs: list[dict[str, Any]], key: str, tables: Callable[[dict[str, Any], dict[str, str]], list[task_tables.Table]]
+) -> str:
+    """The tables of a task, each run's with its config and machine."""
+    parts = []
+    for run in runs:
+        for table in tables(run[key], run["labels"]) if key in run else ():
+            parts += [
+                f"**{table.title}** ({_link(run)}; {machine(run['hardware'])}). {table.text}".rstrip(),
+                rows(table.header, table.rows),
+            ]
+    return "\n\n".join(parts)
 
 
 def _link(run: dict[str, Any]) -> str:

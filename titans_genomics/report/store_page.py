@@ -57,7 +57,7 @@ def render(found: dict[str, Any]) -> str:
     return environment.get_template("store.html").render(
         style=style.group(),
         found=found,
-        unit="bytes" if any(source["records"] == "documents" for source in sources) else "bases",
+        unit="bytes" if _of_text(sources) else "bases",
         figures=_figures(found),
         splits=list(_SPLITS),
         matches=matches[:_MATCHES],
@@ -72,7 +72,9 @@ def _figures(found: dict[str, Any]) -> list[dict[str, str]]:
     totals = found["totals"]
     bases = {name: split["bases"] for name, split in totals["splits"].items()}
     figures = [
-        {"value": _mega(totals["bases"]), "label": f"of sequence in {count(totals['read'])} records"},
+        {"value": _mega(totals["bases"], "MB"), "label": f"of text in {count(totals['read'])} documents"}
+        if _of_text(found["sources"])
+        else {"value": _mega(totals["bases"]), "label": f"of sequence in {count(totals['read'])} records"},
         {"value": _mega(sum(split["tokens"] for split in totals["splits"].values()), "M"), "label": "tokens"},
         {
             "value": percent((bases["validation"] + bases["test"]) / max(sum(bases.values()), 1)),
@@ -92,6 +94,10 @@ def _figures(found: dict[str, Any]) -> list[dict[str, str]]:
 
 def _mega(value: int, unit: str = "Mb") -> str:
     return f"{value / 1e6:,.2f} {unit}"
+
+
+def _of_text(sources: Sequence[dict[str, Any]]) -> bool:
+    return any(source["records"] == "documents" for source in sources)
 
 
 def _share(value: float | None) -> str:

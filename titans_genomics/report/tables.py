@@ -37,6 +37,13 @@ def number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def large(value: float | None) -> str:
+    """A perplexity: decimals where they mean something."""
+    if value is None:
+        return ""
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}" if value < 1e7 else f"{value:.2g}"
+
+
 def duration(seconds: float) -> str:
     """3725 -> 1 h 2 min."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -65,8 +72,15 @@ def machine(hardware: dict[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['cores']} cores" + (f"; {gpus}" if gpus else "")
 
 
+def unit_of(evaluated: dict[str, Any]) -> str:
+    """What bits are counted per: "base", or of text "byte"."""
+    return evaluated.get("unit", "base")  # older results are all of genomes
+
+
 def lead(config: Config, metrics: dict[str, Any]) -> str:
     """The first sentence: what was trained on what."""
+    if config.data is None:
+        return f"Models trained on {' and '.join({'states': 'state tracking', 'forecast': 'forecasting'}[task] for task in config.tasks)}."
     model, trained = config.model, metrics["train"]["titans"]
     sources = [source for source in metrics["data"]["sources"] if source["weight"]]
     what = " and ".join(dict.fromkeys(s["species"] or s["name"] for s in sources[:3]))
@@ -82,22 +96,33 @@ def lead(config: Config, metrics: dict[str, Any]) -> str:
 def headline(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The figures at the top of the page."""
     source, part = next(iter(metrics["evaluate"]["sources"].items()))
+    unit, amount = unit_of(metrics["evaluate"]), metrics["data"]["totals"]["bases"] / 1e6
     titans, markov = part["models"]["titans"], part["markov"]
     better = titans["bits_per_base"] < markov["bits_per_base"]
     where = f"held-out {source}" if len(metrics["evaluate"]["sources"]) > 1 else "held out"
     figures = [
-        {"value": f"{metrics['data']['totals']['bases'] / 1e6:.2f} Mb", "label": "of sequence went in", "good": False},
+        {"value": f"{amount:.2f} Mb", "label": "of sequence went in", "good": False}
+        if unit == "base"
+        else {"value": f"{amount:.2f} MB", "label": "of text went in", "good": False},
         {
             "value": number(titans["bits_per_base"], 4),
-            "label": f"bits per base, Titans, {where}",
+            "label": f"bits per {unit}, Titans, {where}",
             "good": better,
         },
         {
             "value": number(markov["bits_per_base"], 4),
-            "label": f"bits per base, Markov of order {markov['order']}, {where}",
+            "label": f"bits per {unit}, Markov of order {markov['order']}, {where}",
             "good": False,
         },
     ]
+    if "perplexity_per_word" in titans:
+        figures.append(
+            {
+                "value": large(titans["perplexity_per_word"]),
+                "label": f"perplexity per word, Titans, {where}; {number(titans['perplexity_per_token'], 2)} per token",
+                "good": False,
+            }
+        )
     if metrics["species"]:
         longest = max(metrics["species"]["lengths"], key=lambda entry: entry["length"])
         model, counts = (longest["methods"][name]["accuracy"] for name in _species_methods(longest))
@@ -162,6 +187,8 @@ def held_out(evaluated: dict[str, Any], looks: dict[str, Look]) -> list[dict[str
                     "interval": figures.get("ci95"),
                     "endless": figures.get("endless", {}).get("bits_per_base"),
                     "perplexity": figures["perplexity"],
+                    "per_token": figures.get("perplexity_per_token"),
+                    "per_word": figures.get("perplexity_per_word"),
                     "bases": part["bases"],
                     "best": figures["bits_per_base"] == least,
                 }
@@ -171,6 +198,7 @@ def held_out(evaluated: dict[str, Any], looks: dict[str, Look]) -> list[dict[str
 
 def held_out_text(evaluated: dict[str, Any]) -> str:
     """What the table shows, in words, with the paired difference to the Markov model."""
+    unit = unit_of(evaluated)
     source, part = next(iter(evaluated["sources"].items()))
     difference = part["models"]["titans"]["difference_to_markov"]
     bits, (low, high) = difference["bits_per_base"], difference["ci95"]
@@ -180,11 +208,20 @@ def held_out_text(evaluated: dict[str, Any]) -> str:
         verdict = "worse than"
     else:
         verdict = "not distinguishable from"
+    fitted, of, guessing = (
+        ("both strands of the same training sequence", "sequence", "Two bits per base is guessing among four letters.")
+        if unit == "base"
+        else ("the bytes of the same training text", "text", "Eight bits per byte is guessing among all bytes.")
+    )
+    if "words" in part:
+        guessing += (
+            f" The {part['bases']:,} bytes are {part['tokens']:,} tokens and {part['words']:,} words (parted by white space): "
+            "the perplexities divide the same log-likelihood by these numbers."
+        )
     return (
-        f"Each model reads the {evaluated['split']} split from its first base to its last. On {source} the "
-        f"Titans model is {verdict} the best order-k Markov model, fitted on both strands of the same training sequence: "
-        f"{bits:+.4f} bits per base (95% interval {low:+.4f} to {high:+.4f}, blocks of sequence resampled in pairs). "
-        "Two bits per base is guessing among four letters."
+        f"Each model reads the {evaluated['split']} split from its first {unit} to its last. On {source} the "
+        f"Titans model is {verdict} the best order-k Markov model, fitted on {fitted}: "
+        f"{bits:+.4f} bits per {unit} (95% interval {low:+.4f} to {high:+.4f}, blocks of {of} resampled in pairs). {guessing}"
         + (f" The plot shows the {MOST_BARS} largest sources." if len(evaluated["sources"]) > MOST_BARS else "")
     )
 
@@ -298,10 +335,10 @@ def matrix(classes: list[str], confusion: list[list[float]]) -> list[dict[str, A
 
 def facts(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """What somebody needs to make the run again."""
-    trained = metrics["train"]["titans"]
-    versions = {**metrics["data"]["versions"], **trained["versions"]}
+    trained = metrics["train"]["titans"] if metrics["data"] else metrics[config.tasks[0]]
+    versions = {**(metrics["data"] or {"versions": {}})["versions"], **trained["versions"]}
     versions = {name.replace("_", "-"): version for name, version in versions.items()}
-    seeds = f"{metrics['seed']} (splits, windows, weights)"
+    seeds = f"{metrics['seed']} ({'splits, windows, weights' if metrics['data'] else 'the run'})"
     if metrics["species"]:
         methods = metrics["species"]["lengths"][0]["methods"]
         seeds += f"; {', '.join(str(own['seed']) for own in methods['kmer']['seeds'])} (species task)"
@@ -310,12 +347,16 @@ def facts(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
             own["seed"] for table in metrics["downstream"].values() for row in table["rows"] for own in row["seeds"]
         )
         seeds += f"; {', '.join(map(str, drawn))} (labelled datasets)"
-    return [
+    found = [
         ("run", config.run),
         ("seeds", seeds),
         ("hardware", machine(trained["hardware"])),
         ("system", trained["hardware"]["system"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
-        ("token store", metrics["data"]["sha256"]),
-        ("best weights from", f"step {trained['best_step']:,} of {trained['steps']:,}"),
     ]
+    if metrics["data"]:
+        found += [
+            ("token store", metrics["data"]["sha256"]),
+            ("best weights from", f"step {trained['best_step']:,} of {trained['steps']:,}"),
+        ]
+    return found

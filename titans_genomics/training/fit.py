@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
 import threading
 import time
 import warnings
@@ -24,14 +23,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from titans_genomics import __version__
 from titans_genomics.config import Config, TrainConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.windows import HeldOutWindows, TrainWindows
 from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
 from titans_genomics.training.export import build_model, model_config, save_model, with_vocabulary
-from titans_genomics.training.logs import Metrics, Wandb, hardware, say
+from titans_genomics.training.logs import Metrics, Wandb, hardware, say, versions
 from titans_genomics.training.module import NextToken, learning_rate
 
 LOG_EVERY = 10
@@ -304,12 +302,7 @@ def _summary(config: Config, store: TokenStore, module: NextToken, name: str) ->
         "seed": config.seed,
         "store": store.sha256,
         "hardware": hardware(),
-        "versions": {
-            "titans_genomics": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-        },
+        "versions": versions() | {"lightning": L.__version__},
     }
 
 

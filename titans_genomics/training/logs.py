@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from titans_genomics import __version__
 from titans_genomics.config import Config
 from titans_genomics.files import replacing
 
@@ -170,6 +171,11 @@ class Wandb:
         say(
             f"W&B is off ({type(error).__name__}: {lines[0] if lines else 'no reason given'}); {self._kept} has everything"
         )
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    return {"titans_genomics": __version__, "python": platform.python_version(), "torch": torch.__version__}
 
 
 def hardware() -> dict[str, Any]:

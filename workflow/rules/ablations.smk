@@ -3,6 +3,10 @@
 #   snakemake ablations --configfile configs/ablations.yaml
 
 
+localrules:
+    ablations,
+
+
 rule ablations:
     input:
         settings=f"{RUN}/settings/report.json",

@@ -38,8 +38,11 @@ GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
 
 
+FITTED_NAMES = [model for task in CONFIG.tasks for model, _ in CONFIG.fits(task)]
+
+
 wildcard_constraints:
-    model="|".join(map(re.escape, [*MODELS, *(entry.name for entry in CONFIG.downstream.hub), "none"])),
+    model="|".join(map(re.escape, [*MODELS, *(entry.name for entry in CONFIG.downstream.hub), *FITTED_NAMES, "none"])),
     source="|".join(map(re.escape, DOWNLOADS)) or "(?!)",
 
 

@@ -1,6 +1,11 @@
 # What models are trained on directly: state tracking and forecasting, which need no tokens, and needles in text.
 
 
+localrules:
+    learned,
+    niah,
+
+
 rule learn:
     input:
         settings=f"{RUN}/settings/{{task}}/{{model}}.json",
@@ -24,11 +29,11 @@ rule learn:
         "titans-genomics {wildcards.task} --config {input.settings:q} --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee -i {log:q}"
 
 
-rule niah:
+rule niah_model:
     input:
         settings=f"{RUN}/settings/niah/{{model}}.json",
         store=f"{RUN}/tokens.done",
-        weights=f"{RUN}/train/{{model}}/model.safetensors",
+        weights=f"{RUN}/train/{{model}}/model.safetensors" if CONFIG.niah.start == "trained" else [],
         files=TASK_FILES["niah"],
     output:
         f"{RUN}/niah/{{model}}/result.json",
@@ -70,11 +75,9 @@ rule lm_eval:
 rule learned:
     input:
         settings=f"{RUN}/settings/{{task}}.json",
-        results=lambda wildcards: expand(
-            f"{RUN}/{wildcards.task}/{{model}}/seed{{seed}}/result.json",
-            model=MODELS,
-            seed=getattr(CONFIG, wildcards.task).seeds,
-        ),
+        results=lambda wildcards: [
+            f"{RUN}/{wildcards.task}/{model}/seed{seed}/result.json" for model, seed in CONFIG.fits(wildcards.task)
+        ],
     output:
         f"{RUN}/{{task}}/{{task}}.json",
     log:
@@ -89,10 +92,10 @@ rule learned:
     resources:
         mem_mb=2000,
     shell:
-        "titans-genomics {wildcards.task} --config {input.settings:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics {wildcards.task} --config {input.settings:q} --table 2>&1 | tee -i {log:q}"
 
 
-rule niah_table:
+rule niah:
     input:
         settings=f"{RUN}/settings/niah.json",
         results=expand(f"{RUN}/niah/{{model}}/result.json", model=MODELS),
@@ -107,4 +110,4 @@ rule niah_table:
     resources:
         mem_mb=2000,
     shell:
-        "titans-genomics niah --config {input.settings:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics niah --config {input.settings:q} --table 2>&1 | tee -i {log:q}"
