@@ -107,7 +107,14 @@ def _of_tokens(config: Config, found: dict[str, Any]) -> dict[str, Any]:
                 },
                 **{
                     key: evaluated["overall"]["models"][name][key]
-                    for key in ("bits_per_base", "ci95", "difference_to_markov")
+                    for key in (
+                        "bits_per_base",
+                        "ci95",
+                        "difference_to_markov",
+                        "perplexity_per_token",
+                        "perplexity_per_word",
+                    )
+                    if key in evaluated["overall"]["models"][name]
                 },
             }
             for name, own in trained.items()

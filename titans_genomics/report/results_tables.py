@@ -38,9 +38,11 @@ def render(runs: list[dict[str, Any]]) -> str:
 
 
 def _runs(runs: list[dict[str, Any]]) -> str:
-    body, models = [], []
+    body: list[list[str]] = []
+    models: dict[str, list[list[str]]] = {"base": [], "byte": []}
     for run in (run for run in runs if "models" in run):
         cost = {key: seconds for key, seconds in run["cost"].items() if seconds}
+        unit = run.get("unit", "base")
         body.append(
             [
                 run["run"], _link(run), machine(run["hardware"]), f"{run['version']}, torch {run['versions']['torch']}",
@@ -49,26 +51,39 @@ def _runs(runs: list[dict[str, Any]]) -> str:
         )  # fmt: skip
         for name, own in run["models"].items():
             difference = own["difference_to_markov"]
-            models.append(
+            perplexities = (
+                [f"{own['perplexity_per_token']:.1f}", f"{own['perplexity_per_word']:.0f}"] if unit == "byte" else []
+            )
+            models[unit].append(
                 [
                     run["run"], run["labels"][name], f"{own['parameters']:,}", f"{own['tokens']:,}", hours(own["seconds"], run["hardware"]),
                     f"{own['bits_per_base']:.4f} ({interval(own['ci95'], 4)})",
-                    f"{difference['bits_per_base']:+.4f} ({interval(difference['ci95'], 4, '+')})", _link(run),
+                    f"{difference['bits_per_base']:+.4f} ({interval(difference['ci95'], 4, '+')})", *perplexities, _link(run),
                 ]
             )  # fmt: skip
     if not body:
         return ""
-    return "\n\n".join(
-        [
-            "Each run is one config and one command. The cost is that of training all of its models, and of the needles; rows of datasets have their own.",
-            rows(["run", "config", "machine", "version", "seed", "cost"], body),
-            "What was trained, and how well it predicts sequence that was held out: below zero in the last but one column, better than the best Markov model.",
-            rows(
-                ["run", "model", "parameters", "tokens", "training", "held-out bits per base", "less Markov", "config"],
-                models,
-            ),
+    parts = [
+        "Each run is one config and one command. The cost is that of training all of its models, and of the needles; rows of datasets have their own.",
+        rows(["run", "config", "machine", "version", "seed", "cost"], body),
+        "What was trained, and how well it predicts what was held out: below zero in the column *less Markov*, better than the best Markov model.",
+    ]
+    for unit, lines in models.items():
+        more = ["perplexity per token", "per word"] if unit == "byte" else []
+        header = [
+            "run",
+            "model",
+            "parameters",
+            "tokens",
+            "training",
+            f"held-out bits per {unit}",
+            "less Markov",
+            *more,
+            "config",
         ]
-    )
+        if lines:
+            parts.append(rows(header, lines))
+    return "\n\n".join(parts)
 
 
 def _datasets(runs: list[dict[str, Any]]) -> str:
@@ -146,7 +161,7 @@ def _ablations(run: dict[str, Any]) -> str:
     result = run["ablations"]
     return "\n\n".join(
         [
-            f"Every model of {run['run']} ({_link(run)}; {machine(run['hardware'])}), trained on the same windows. Lower bits per base are better, as is perplexity in the "
+            f"Every model of {run['run']} ({_link(run)}; {machine(run['hardware'])}), trained on the same windows. Lower bits are better, as is perplexity in the "
             f"paper; of the other figures higher ones. The last columns are those of the corresponding row of {result['paper']}: language there, so that only the order can be compared.",
             rows(result["table"]["columns"], result["table"]["rows"], left=2),
         ]
