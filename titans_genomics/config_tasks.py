@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from titans_genomics.config_data import Fraction, Name, Section
 
@@ -65,6 +65,10 @@ class NiahConfig(Section):
         LearnConfig(steps=0),
         description="training on the task before it is measured; steps 0: as `train` left the models",
     )
+    fits: dict[Name, dict[str, Any]] = Field(
+        {},
+        description="keys of fit that are different for a model, by its name, such as attention: {steps: 6000}",
+    )
     babilong: BabilongConfig | None = Field(None, description="BABILong with local files; null: off")
 
     @field_validator("depths")
@@ -81,6 +85,21 @@ class NiahConfig(Section):
                 "niah.start fresh: new weights know nothing; give niah.fit.steps and niah.kinds to train on"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fits_are_fits(self) -> NiahConfig:
+        for name in self.fits:
+            try:
+                self.fit_of(name)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                key = ".".join(map(str, ("niah.fits", name, *fault["loc"])))
+                raise ValueError(f"{key}: {fault['msg']}") from None
+        return self
+
+    def fit_of(self, name: str) -> LearnConfig:
+        """How a model is trained on the task."""
+        return LearnConfig.model_validate(self.fit.model_dump() | self.fits.get(name, {}))
 
     @property
     def asked(self) -> bool:
