@@ -7,7 +7,7 @@ import pytest
 from made_up import COMPARE, MODELS, ROOT, full_config, full_run, full_settings, write
 
 from titans_genomics.config import load_config
-from titans_genomics.report.results_page import collect_results, write_page
+from titans_genomics.report.results_page import TASKS, collect_results, write_page
 from titans_genomics.report.results_tables import NOTHING, render, rows
 from titans_genomics.tasks.ablations import ablations
 
@@ -51,9 +51,10 @@ def test_the_page_is_in_step_with_the_files_beside_it(tmp_path):
         config = ROOT / run["config"]
         assert config.is_file(), f"{file.name} names {run['config']}"
         settings = load_config(config)
-        assert (settings.run, settings.models) == (run["run"], list(run["models"])), (
-            f"{file.name} is not of {run['config']}"
-        )
+        assert settings.run == run["run"], f"{file.name} is not of {run['config']}"
+        assert settings.trained == ("models" in run)
+        for models in [part["models"] for part in (run, *(run.get(task, {}) for task in TASKS)) if "models" in part]:
+            assert set(settings.models) <= set(models), f"{file.name} is not of {run['config']}"
         assert file.stem == run["run"]
 
 

@@ -403,9 +403,18 @@ class Config(Section):
         return [(name, seed) for name in names for seed in (section.seeds[:1] if name == "last" else section.seeds)]
 
     @property
+    def trained(self) -> bool:
+        """Whether models are trained on the next token: where there are tokens, unless nothing but needles for new weights is asked for."""
+        others = (
+            self.species.classes, self.downstream.datasets, self.downstream.suites, self.needle.lengths, self.variants.sets,
+            self.lm_eval.tasks,
+        )  # fmt: skip
+        return self.data is not None and not (self.niah.asked and self.niah.start == "fresh" and not any(others))
+
+    @property
     def ablated(self) -> bool:
         """Whether the run has several models of the same tokens, to stand in one table."""
-        return bool(self.compare) and self.data is not None
+        return bool(self.compare) and self.trained
 
     @property
     def models(self) -> list[str]:

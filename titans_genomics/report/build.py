@@ -79,10 +79,9 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
 
     ``bits_per_base`` is its summary: held-out bits per base of uniform, Markov and each model, by source and overall.
     """
-    read = config.data is not None
     asked = {
-        "data": read,
-        "evaluate": read,
+        "data": config.data is not None,
+        "evaluate": config.trained,
         "species": bool(config.species.classes),
         "needle": bool(config.needle.lengths),
         "variants": bool(config.variants.sets),
@@ -101,14 +100,14 @@ def collect(config: Config, folder: Path) -> dict[str, Any]:
         "run": config.run,
         "seed": config.seed,
         "version": __version__,
-        "bits_per_base": _bits_per_base(stages["evaluate"]) if read else None,
+        "bits_per_base": _bits_per_base(stages["evaluate"]) if config.trained else None,
         "train": {
             name: read_json(folder / "train" / name / "train.json", f"train --model {name}")
-            for name in (config.models if read else ())
+            for name in (config.models if config.trained else ())
         },
         "downstream": {name: _labelled(folder / "downstream" / name) for name in config.datasets} or None,
         **stages,
-        "data": {k: v for k, v in stages["data"].items() if k not in ("config", "runs")} if read else None,
+        "data": {k: v for k, v in stages["data"].items() if k not in ("config", "runs")} if stages["data"] else None,
         "config": config.model_dump(mode="json"),
     }
 
@@ -157,10 +156,13 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     return environment.get_template("template.html").render(
         title=config.report.title or config.run,
         lead=tables.lead(config, metrics),
-        figures=tables.headline(metrics) if metrics["data"] else [],
+        figures=tables.headline(metrics) if metrics["evaluate"] else [],
         data=metrics["data"],
+        dropped=tables.dropped(metrics["data"]) if metrics["data"] else [],
+        unit=tables.counted_in(metrics["data"]),
+        text=tables.counted_in(metrics["data"]) == "byte",
         config=config,
-        **(_of_tokens(config, metrics, curves, looks) if metrics["data"] else NO_TOKENS),
+        **(_of_training(config, metrics, curves, looks) if metrics["evaluate"] else UNTRAINED),
         tasks=_tasks(metrics, looks),
         facts=tables.facts(config, metrics),
         config_yaml=yaml.safe_dump(metrics["config"], sort_keys=False),
@@ -168,21 +170,21 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
     )
 
 
-NO_TOKENS: dict[str, Any] = {
+UNTRAINED: dict[str, Any] = {
     "species": None,
     "datasets": [],
     "needle_text": None,
     "variants": [],
     "ablations": None,
-    "text": False,
+    "training": None,
 }
-"""What the page has to show of a run that read no tokens."""
+"""What the page has to show of a run in which nothing was trained on the next token."""
 
 
-def _of_tokens(
+def _of_training(
     config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[str, float]]], looks: dict[str, plots.Look]
 ) -> dict[str, Any]:
-    """What the page shows of data, training, held-out sequence and what was measured on sequences."""
+    """What the page shows of training, held-out sequence and what was measured on sequences."""
     labels = {name: look.label for name, look in looks.items()}
     evaluated, species, needle = metrics["evaluate"], metrics["species"], metrics["needle"]
     main = next(iter(evaluated["sources"].values()))
@@ -203,10 +205,7 @@ def _of_tokens(
         "needle": heat_map(needle, labels) if needle else None,
     }
     return {
-        "dropped": tables.dropped(metrics["data"]),
         "training": tables.training(metrics["train"], looks),
-        "unit": unit,
-        "text": unit == "byte",
         "heldout_title": "Held-out text" if unit == "byte" else "Held-out sequence",
         "heldout": tables.held_out(evaluated, looks),
         "heldout_text": tables.held_out_text(evaluated),

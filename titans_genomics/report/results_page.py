@@ -15,6 +15,7 @@ from titans_genomics.files import write_text
 from titans_genomics.report.build import collect
 from titans_genomics.report.plots import looks
 from titans_genomics.report.results_tables import render
+from titans_genomics.report.tables import unit_of
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -65,7 +66,7 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
             f"{config_path}: lies outside {Path.cwd()}; the page links configs of the repository"
         ) from None
     found = collect(config, Path(folder))
-    base = next(iter((found["train"] or {}).values()), None) or next(found[task] for task in config.tasks)
+    base = next(iter(found["train"].values()), None) or next(found[task] for task in TASKS if found[task])
     result = {
         "run": config.run,
         "config": written,
@@ -75,7 +76,7 @@ def collect_results(config_path: Path, config: Config, folder: Path, out: Path) 
         "versions": base["versions"],
         "labels": {name: look.label for name, look in looks(config).items()},
     }
-    if config.data is not None:
+    if config.trained:
         result |= _of_tokens(config, found)
     result |= {task: _without_examples(found[task]) for task in TASKS if found[task]}
     result = _rounded(result)
@@ -92,7 +93,7 @@ def _of_tokens(config: Config, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "seeds": {"run": config.seed, "downstream": list(config.downstream.seeds) if tables else []},
         "versions": {**found["data"]["versions"], **next(iter(trained.values()))["versions"]},
-        "unit": evaluated.get("unit", "base"),
+        "unit": unit_of(evaluated),
         "sources": [
             {key: source[key] for key in ("name", "species", "bases", "sha256")}
             for source in found["data"]["sources"]

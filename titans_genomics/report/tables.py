@@ -77,10 +77,18 @@ def unit_of(evaluated: dict[str, Any]) -> str:
     return evaluated.get("unit", "base")  # older results are all of genomes
 
 
+def counted_in(data: dict[str, Any] | None) -> str:
+    """What the sequences of a run are counted in: "base", or of text "byte"."""
+    return (
+        "byte" if any(source["records"] == "documents" for source in (data or {"sources": []})["sources"]) else "base"
+    )
+
+
 def lead(config: Config, metrics: dict[str, Any]) -> str:
     """The first sentence: what was trained on what."""
-    if config.data is None:
-        return f"Models trained on {' and '.join({'states': 'state tracking', 'forecast': 'forecasting'}[task] for task in config.tasks)}."
+    if not config.trained:
+        names = {"niah": "needles in text", "states": "state tracking", "forecast": "forecasting"}
+        return f"Models trained on {' and '.join(name for task, name in names.items() if metrics[task])}."
     model, trained = config.model, metrics["train"]["titans"]
     sources = [source for source in metrics["data"]["sources"] if source["weight"]]
     what = " and ".join(dict.fromkeys(s["species"] or s["name"] for s in sources[:3]))
@@ -335,10 +343,12 @@ def matrix(classes: list[str], confusion: list[list[float]]) -> list[dict[str, A
 
 def facts(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """What somebody needs to make the run again."""
-    trained = metrics["train"]["titans"] if metrics["data"] else metrics[config.tasks[0]]
+    trained = metrics["train"].get("titans") or next(
+        metrics[task] for task in ("niah", "states", "forecast") if metrics[task]
+    )
     versions = {**(metrics["data"] or {"versions": {}})["versions"], **trained["versions"]}
     versions = {name.replace("_", "-"): version for name, version in versions.items()}
-    seeds = f"{metrics['seed']} ({'splits, windows, weights' if metrics['data'] else 'the run'})"
+    seeds = f"{metrics['seed']} ({'splits, windows, weights' if metrics['train'] else 'the run'})"
     if metrics["species"]:
         methods = metrics["species"]["lengths"][0]["methods"]
         seeds += f"; {', '.join(str(own['seed']) for own in methods['kmer']['seeds'])} (species task)"
@@ -355,8 +365,9 @@ def facts(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
     ]
     if metrics["data"]:
+        found.append(("token store", metrics["data"]["sha256"]))
+    if metrics["train"]:
         found += [
-            ("token store", metrics["data"]["sha256"]),
             ("best weights from", f"step {trained['best_step']:,} of {trained['steps']:,}"),
         ]
     return found

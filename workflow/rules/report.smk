@@ -2,8 +2,8 @@ rule report:
     input:
         settings=f"{RUN}/settings/report.json",
         store=f"{RUN}/tokens.done" if CONFIG.data else [],
-        training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS) if CONFIG.data else [],
-        evaluate=f"{RUN}/evaluate/evaluate.json" if CONFIG.data else [],
+        training=expand(f"{RUN}/train/{{model}}/train.json", model=MODELS) if CONFIG.trained else [],
+        evaluate=f"{RUN}/evaluate/evaluate.json" if CONFIG.trained else [],
         species=[f"{RUN}/species/species.json"] if CONFIG.species.classes else [],
         downstream=expand(f"{RUN}/downstream/{{dataset}}/table.json", dataset=CONFIG.datasets),
         needle=[f"{RUN}/needle/needle.json"] if CONFIG.needle.lengths else [],
