@@ -40,9 +40,23 @@ ALLOWED = {
         "suites",
         "training",
     },
+    "use": {"compiling", "config", "data", "files", "models", "ops", "progress", "tasks", "training"},
     "hf": {"config", "files", "data", "models", "training"},
     "report": {"config", "files"},
-    "cli": {"config", "config_downstream", "data", "suites", "training", "evaluation", "tasks", "hf", "report"},
+    "cli_use": {"use"},
+    "cli": {
+        "cli_use",
+        "config",
+        "config_data",
+        "config_downstream",
+        "data",
+        "suites",
+        "training",
+        "evaluation",
+        "tasks",
+        "hf",
+        "report",
+    },
 }
 WITHOUT_TORCH = (
     "data",
@@ -56,6 +70,7 @@ WITHOUT_TORCH = (
     "markov",
     "report",
     "cli",
+    "cli_use",
 )
 HEAVY = (
     "torch",

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from titans_genomics.config import TokenizerConfig
+from titans_genomics.data.pieces import learn_bpe
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("tokenize", "train", "evaluate", "species", "needle", "variants", "report")
@@ -57,6 +61,20 @@ def test_config_check_show_schema(tmp_path):
     shown = yaml.safe_load(run("config", "show", "configs/own_genome.yaml").stdout)
     assert shown["train"]["max_steps"] == 500
     assert json.loads(run("config", "schema").stdout) == json.loads((ROOT / "configs" / "schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "given"),
+    [
+        ("niah", "niah", ("--model", "titans")),
+        ("states", "states_s5", ("--seed", "0")),
+        ("states", "states_s5", ("--model", "lstm")),
+        ("forecast", "forecast_weather", ("--seed", "0")),
+    ],
+)
+def test_a_table_of_one_model_or_seed_is_refused(command, config, given):
+    message = fails(command, "--config", f"configs/{config}.yaml", "--table", *given)
+    assert f"--table puts all models and seeds together: leave out {' '.join(given)}, or --table" in message
 
 
 def test_a_missing_sequence_file_is_named(tmp_path):
@@ -167,6 +185,21 @@ def test_fetch_names_the_sources_that_there_are(tmp_path):
     (tmp_path / "c.yaml").write_text("run: x\ndata: {sources: [{path: g.fa}]}\n")
     assert run("fetch", "--config", "c.yaml", cwd=tmp_path).returncode == 0
     assert "no source 'h'; there are g" in fails("fetch", "--config", "c.yaml", "--source", "h", cwd=tmp_path)
+
+
+def test_config_check_looks_into_files_of_text(tmp_path):
+    codes = np.frombuffer(b"In the beginning God created the heaven and the earth. " * 30, np.uint8)
+    learn_bpe([codes], TokenizerConfig(kind="bpe", vocab_size=270), text=True).save(tmp_path / "t.json")
+    (tmp_path / "a.jsonl").write_text('{"text": "In the beginning"}\n')
+    data = {"sources": [{"path": "a.jsonl"}], "tokenizer": {"kind": "bpe", "path": "t.json"}}
+    for section, said in (
+        ({"model": {"vocab_size": 260}}, "model.vocab_size is 260, the tokens of data.tokenizer.path are 270"),
+        ({"train": {"reverse_complement": 0.5}}, "train.reverse_complement is 0.5, and text has no other strand"),
+    ):
+        (tmp_path / "c.yaml").write_text(json.dumps({"run": "x", "data": data, **section}))
+        assert said in fails("config", "check", "c.yaml", cwd=tmp_path)
+    (tmp_path / "c.yaml").write_text(json.dumps({"run": "x", "data": data, "model": {"vocab_size": 270}}))
+    assert "valid" in run("config", "check", "c.yaml", cwd=tmp_path).stdout
 
 
 def test_wrong_model_arguments():

@@ -4,6 +4,7 @@ import json
 import re
 import time
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -52,7 +53,7 @@ def test_default_config_shows_every_key():
     def keys(settings, model):
         assert set(settings) == set(model.model_fields), model.__name__
         for name, field in model.model_fields.items():
-            if isinstance(settings[name], dict) and name not in ("compare", "published"):
+            if isinstance(settings[name], dict) and name not in ("compare", "published", "fits"):
                 keys(settings[name], next(iter(get_args(field.annotation)), field.annotation))
 
     keys(yaml.safe_load((ROOT / "configs" / "default.yaml").read_text()), Config)
@@ -148,7 +149,7 @@ def test_schema_file_is_in_step():
         ),
         pytest.param(
             with_(data={**SMALLEST["data"], "tokenizer": {"kind": "byte"}}, train={"reverse_complement": 0.5}),
-            "text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0",
+            "train.reverse_complement is 0.5, and text has no other strand: set it to 0",
             id="text",
         ),
         pytest.param(
@@ -186,7 +187,7 @@ def test_schema_file_is_in_step():
         ),
         pytest.param(
             texts("a", "b", tokenizer={"kind": "bpe"}, rc=0.5),
-            "text (data.sources[].kind text) has no other strand: set train.reverse_complement to 0",
+            "train.reverse_complement is 0.5, and text has no other strand: set it to 0",
             id="pieces of text",
         ),
         pytest.param(
@@ -512,6 +513,48 @@ def test_a_stage_depends_on_its_own_sections_only():
     assert touched(variants={"bootstrap": 9}) == {"variants", "report"}
     assert touched(evaluate={"piece": 7}) == {"evaluate", "report"}
     assert touched(report={"title": "x"}) == {"report"}
+
+
+def test_needles_of_one_model_depend_on_its_training_alone():
+    fits = {"mac": {"steps": 3}, "mag": {"steps": 4}}
+    models = {name: {"variant": name} for name in fits}
+    config = parse_config(with_(compare=models, niah={"kinds": ["pk"], "fit": {"steps": 1}, "fits": fits}), "x")
+    assert stage_settings(config, "niah", "titans")["niah"]["fits"] == {}
+    own = parse_config(stage_settings(config, "niah", "mac"), "x")
+    assert set(own.niah.fits) <= set(own.models)
+    assert own.niah.fit_of("mac").steps == 3
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe", "nucleotide"])
+def test_text_is_not_turned_and_bases_are_by_default(tokenizer):
+    settings = with_(data={**SMALLEST["data"], "tokenizer": {"kind": tokenizer}})
+    train = parse_config(settings, "x").train
+    assert train.reverse_complement is None  # what the files hold may not be known yet
+    assert (train.turned(text=True), train.turned(text=False)) == (0.0, 0.5)
+    if tokenizer != "byte":
+        train = parse_config(settings | {"train": {"reverse_complement": 0.25}}, "x").train
+        assert train.turned(text=False) == 0.25
+        with pytest.raises(ValueError, match=r"train\.reverse_complement is 0\.25, and text has no other strand"):
+            train.turned(text=True)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "size", "said"),
+    [
+        ({"kind": "byte"}, 300, r"model\.vocab_size is 300, the tokens of data\.tokenizer\.kind byte are 259"),
+        ({"kind": "byte"}, 259, None),
+        ({"kind": "byte"}, 8, None),
+        ({"kind": "bpe", "vocab_size": 2000}, 300, r"is 300, the tokens of data\.tokenizer\.vocab_size are 2,000"),
+        ({"kind": "bpe", "vocab_size": 2000}, 2000, None),
+        ({"kind": "bpe", "vocab_size": 2000}, 8, None),
+    ],
+)
+def test_a_vocabulary_that_the_model_has_not_is_found_before_training(tmp_path, tokenizer, size, said):
+    (tmp_path / "a.txt").write_text("a")
+    data = {"sources": [{"path": str(tmp_path / "a.txt"), "kind": "text"}], "tokenizer": tokenizer}
+    config = parse_config({"run": "x", "data": data, "model": {"vocab_size": size}}, "x")
+    with pytest.raises(ValueError, match=said) if said else nullcontext():
+        check_run(config)
 
 
 def test_a_stage_of_one_model_or_dataset_depends_on_that_alone():

@@ -13,9 +13,10 @@ import torch
 
 from titans_genomics.config import Config, parse_config
 from titans_genomics.data.series import load_series
+from titans_genomics.report import task_tables
 from titans_genomics.report.forecast_plot import forecasts
 from titans_genomics.report.plots import Look
-from titans_genomics.tasks.forecast import forecast, measure, names, table
+from titans_genomics.tasks.forecast import forecast, measure, table
 from titans_genomics.tasks.forecast_fit import evaluate, example, fit, load_forecaster, middle, windows
 from titans_genomics.tasks.learn import learn
 
@@ -236,8 +237,9 @@ def test_another_horizon_leaves_the_trained_ones(measured, folder):
 
 
 def test_names_of_the_run(folder):
-    assert names(make(folder)) == ["titans", "attention", "last", "dlinear"]
-    assert names(make(folder, baselines=[])) == ["titans", "attention"]
+    one, two = (0,), (0, 1)
+    assert make(folder, seeds=two).fits("forecast") == {"titans": two, "attention": two, "last": one, "dlinear": two}
+    assert list(make(folder, baselines=[]).fits("forecast")) == ["titans", "attention"]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +264,8 @@ def test_models_and_seeds_that_are_not_there(folder, tmp_path, asked, message):
         ({"horizons": [6, 6]}, r"forecast\.horizons.*twice"),
         ({"seeds": [1, 1]}, r"forecast\.seeds.*twice"),
         ({"split": "random"}, r"forecast\.split"),
+        ({"columns": ["a", "a"]}, r"forecast\.columns: a stands here twice"),
+        ({"published": {"X": {"mse": 1, "mae": 1}}}, r"forecast\.published: means over horizons"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -277,6 +281,33 @@ def test_results_of_other_settings_are_measured_anew(folder, tmp_path):
     again = forecast(make(folder, lookback=30), tmp_path, "last")["0"]
     assert json.loads(path.read_text()) == again
     assert again["identity"] != result["identity"]
+
+
+def test_the_report_says_how_it_was_trained_and_measured(measured):
+    _, _, whole = measured
+    (shown,) = task_tables.forecast(whole, {"titans": "Titans"})
+    assert shown.header[:3] == ["model", "parameters", "training"]
+    best = [step for own in whole["models"]["titans"]["horizons"].values() for step in own["best_step"]]
+    steps = whole["models"]["titans"]["horizons"]["6"]["steps"]
+    apart = f"{min(best)}" if min(best) == max(best) else f"{min(best)}–{max(best)}"
+    assert shown.rows[0][2] == f"{steps} ({apart})"
+    assert [row[2] for row in shown.rows if row[0] == "last value"] == [""]
+    assert {len(row) for row in shown.rows} == {len(shown.header)}
+    assert "± the standard deviation" in shown.text
+    assert "means of 2 seeds" in shown.text
+    assert "filled" not in shown.text
+    published = {"X": {"mse": 0.1, "mae": 0.2}}
+    (shown,) = task_tables.forecast(whole | {"filled": 1234, "published": published}, {})
+    assert "1,234 missing cells filled" in shown.text
+    assert len(shown.rows[-1]) == len(shown.header)
+
+
+def test_the_seed_of_the_run_draws_nothing(folder, tmp_path):
+    found = []
+    for seed in (1, 2):
+        settings_ = settings(folder, horizons=[6], fit={"steps": 2}) | {"seed": seed}
+        found.append(forecast(parse_config(settings_, "x"), tmp_path / str(seed), "titans", 0)["0"]["horizons"]["6"])
+    assert found[0]["mse"] == found[1]["mse"]
 
 
 def test_table_of_what_is_not_there_or_of_other_settings(folder, measured, tmp_path):

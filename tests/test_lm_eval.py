@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -81,7 +82,7 @@ def byte_lm(model=None, **changes):
 
 
 def requests_of(*arguments):
-    return [SimpleNamespace(args=args) for args in arguments]
+    return [SimpleNamespace(args=args, task_name="asked") for args in arguments]
 
 
 def choices(rng, contexts, most):
@@ -269,7 +270,7 @@ def test_generation_settings_of_tasks_are_understood():
     ],
 )
 def test_generation_settings_that_are_not_supported(given, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"lm_eval\.tasks: asked: .*{message}"):
         byte_lm().generate_until(requests_of(("a", given)))
 
 
@@ -504,8 +505,10 @@ def test_requests_through_the_harness_have_the_likelihoods_of_brute_force(run, t
         assert sample["resps"][0][0] == expected
 
 
-def test_nothing_but_progress_is_shown(run, tmp_path, capfd):
+def test_nothing_but_progress_is_shown(run, tmp_path, capfd, monkeypatch):
     config, store, models = run
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)  # no repository of git
     asked = config.lm_eval.model_copy(update={"tasks": ("own_text",), "limit": 2})
     result = task.lm_eval(
         config.model_copy(update={"lm_eval": asked}), store, {"titans": models["titans"]}, tmp_path / "x.json"
@@ -517,6 +520,47 @@ def test_nothing_but_progress_is_shown(run, tmp_path, capfd):
         line for line in shown.err.splitlines() if not line.startswith(("lm-eval: loading: ", "lm-eval, titans: "))
     ] == []
     assert "2 documents" in shown.err
+
+
+def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch):
+    """Models of a run that was killed, and of one that is whole; other settings or weights make it anew."""
+    import lm_eval
+
+    config, store, models = run
+    config = config.model_copy(update={"lm_eval": config.lm_eval.model_copy(update={"tasks": ("own_text",)})})
+    models = {name: shutil.copytree(folder, tmp_path / name) for name, folder in models.items()}
+    out, part, measured, evaluate = tmp_path / "lm.json", tmp_path / "lm.part.json", [], lm_eval.simple_evaluate
+
+    def counted(model, **options):
+        if len(measured) == 1 and model.name == "mac":
+            measured.append("killed")
+            raise KeyboardInterrupt
+        measured.append(model.name)
+        return evaluate(model, **options)
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        task.lm_eval(config, store, models, out)
+    assert not out.exists()
+    assert list(json.loads(part.read_text())["models"]) == ["titans"]
+    result = task.lm_eval(config, store, models, out)
+    assert measured == ["titans", "killed", "mac"]
+    assert not part.exists()
+    assert json.loads(out.read_text()) == result
+    assert [list(result[key]) for key in ("models", "weights", "not_finite")] == [["titans", "mac"]] * 3
+    assert task.lm_eval(config, store, models, out) == result
+    assert len(measured) == 3
+    model = model_of()
+    with torch.no_grad():
+        model.head.weight.mul_(0.5)
+    save_model(models["titans"], "titans", model.config, model, TokenStore(store), 1)
+    other = task.lm_eval(config, store, models, out)
+    assert measured[3:] == ["titans"]
+    assert other["models"]["mac"] == result["models"]["mac"]
+    assert other["models"]["titans"] != result["models"]["titans"]
+    fewer = config.model_copy(update={"lm_eval": config.lm_eval.model_copy(update={"limit": 1})})
+    assert task.lm_eval(fewer, store, models, out)["details"]["own_text"]["documents"] == 1
+    assert measured[4:] == ["titans", "mac"]
 
 
 def test_the_nine_tasks_of_the_paper_are_in_the_harness():
@@ -591,6 +635,51 @@ def test_a_task_that_cannot_be_set_up(tasks, tmp_path):
         task.load_task(TaskManager(include_path=str(tmp_path), include_defaults=False), "odd")
 
 
+def test_a_connection_that_fails_is_known_by_its_class(tasks, monkeypatch):
+    import datasets
+    from huggingface_hub.errors import HTTPError
+    from lm_eval.tasks import TaskManager
+
+    def unreachable(*args, **kwargs):
+        raise HTTPError("no route to the host")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ValueError, match=r"data of own_text could not be had \(no route.*HF_DATASETS_OFFLINE=1"):
+        task.load_task(TaskManager(include_path=str(tasks), include_defaults=False), "own_text")
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (None, {}, r"FileNotFoundError: Unable to find .*odd\.jsonl"),
+        ('{"page": "a"}\nno JSON\n', {}, "ArrowInvalid: JSON parse error"),
+        ('{"page": "a"}\n', {"test_split": "val"}, "its data has no split or column 'val'"),
+        ('{"page": "a"}\n', {"test_split": None}, "must have valid or test docs"),
+    ],
+    ids=["no file", "broken file", "no such split", "no split"],
+)
+def test_data_that_cannot_be_read_is_no_matter_of_the_network(run, tasks, tmp_path, rows, changes, message):
+    config, store, models = run
+    path = tmp_path / "odd.jsonl"
+    if rows is not None:
+        path.write_text(rows)
+    content = yaml.safe_load((tasks / "own_text.yaml").read_text()) | {"task": "odd"} | changes
+    content["dataset_kwargs"] = {"data_files": {"test": str(path)}, "cache_dir": str(tmp_path / "cache")}
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(content))
+    asked = LmEvalConfig(tasks=("odd",), include=tmp_path)
+    with pytest.raises(ValueError, match=rf"lm_eval\.tasks: odd.*{message}") as caught:
+        task.lm_eval(config.model_copy(update={"lm_eval": asked}), store, models, tmp_path / "x.json")
+    assert "HF_DATASETS_OFFLINE" not in str(caught.value)
+
+
+def test_more_examples_than_a_task_has(run, tmp_path):
+    config, store, models = run
+    asked = config.lm_eval.model_copy(update={"tasks": ("own_choice", "own_answer"), "fewshot": 4})
+    with pytest.raises(ValueError, match=r"lm_eval\.tasks: own_answer: .*lm_eval\.fewshot is 4: give fewer"):
+        task.lm_eval(config.model_copy(update={"lm_eval": asked}), store, models, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
+
+
 def test_without_the_package_the_message_says_how_to_get_it(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'titans-genomics\[lm-eval\]'"):
@@ -621,6 +710,21 @@ def test_models_of_another_config_are_refused(run, tmp_path):
 def test_bad_names_of_tasks(names):
     with pytest.raises(ValueError, match=r"twice|empty"):
         LmEvalConfig(tasks=names)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("piqa, wikitext,", ("piqa", "wikitext")), (" , ", ()), (None, ("own_choice", "own_text", "own_answer"))],
+    ids=["blanks", "none", "not given"],
+)
+def test_names_on_the_command_line(run, tmp_path, monkeypatch, given, asked):
+    from titans_genomics.cli import lm_eval_tasks
+
+    found = []
+    monkeypatch.setattr(task, "lm_eval", lambda config, *others: found.append(config.lm_eval.tasks))
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(run[0].model_dump(mode="json")))
+    lm_eval_tasks(tmp_path / "x.yaml", tasks=given)
+    assert found == [asked]
 
 
 def test_large_vocabularies_are_scored_in_parts(monkeypatch):

@@ -3,6 +3,7 @@
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,15 @@ from titans_genomics.data.tokenizers import Bytes
 from titans_genomics.files import read_json, write_json
 from titans_genomics.models import Titans
 from titans_genomics.models.state import State
+from titans_genomics.report import task_tables
 from titans_genomics.report.niah_plot import by_length, heat_map, rows
 from titans_genomics.report.plots import Look
 from titans_genomics.tasks import niah as task
-from titans_genomics.tasks import niah_read, niah_tune
+from titans_genomics.tasks import niah_read, niah_samples, niah_tune
 from titans_genomics.tasks.niah_samples import KINDS, Haystack, draw, encode, noise, text_of_file, text_of_store
-from titans_genomics.training import load_model
+from titans_genomics.training import build_model, load_model, model_config, with_vocabulary
+from titans_genomics.training.export import save_model
+from titans_genomics.training.logs import versions
 
 BYTES = Bytes()
 TOLD = re.compile(r"magic (?:number|uuid)s for (\S+) is: (\S+)\.")
@@ -170,6 +174,20 @@ def test_the_haystack_of_a_run_is_its_split_and_that_of_a_file_the_file(text_sto
     own = text_of_file(tmp_path / "own.txt", BYTES)
     assert own.cuts.tolist() == [15, 27]
     assert BYTES.decode(own.tokens).tobytes() == b"First sentence. Second one? No end"
+
+
+def test_no_more_of_a_haystack_is_read_than_is_kept(monkeypatch):
+    read = []
+
+    def pieces(size):
+        for _ in range(3):
+            read.append(size)
+            yield np.full(6, 65, np.uint8)
+
+    store = SimpleNamespace(tokenizer=BYTES, runs=lambda split: [SimpleNamespace(pieces=pieces)] * 4)
+    monkeypatch.setattr(niah_samples, "MOST", 10)
+    assert len(text_of_store(store, "test").tokens) == 10
+    assert len(read) == 2
 
 
 def test_a_model_that_remembers_finds_every_needle(haystack):
@@ -406,23 +424,60 @@ def test_a_run_trains_measures_and_keeps_its_models(results, text_config, text_s
 def test_what_was_trained_is_not_trained_again(results, text_config, text_store, tmp_path):
     folder, found = results
     shutil.copytree(folder / "titans", tmp_path / "titans")
+    (tmp_path / "titans" / "result.json").unlink()
     again = task.niah(text_config, text_store, "titans", None, tmp_path / "titans")
     assert again["training"] == found["titans"]["training"]  # seconds, too: nothing was trained
     assert again["cells"] == found["titans"]["cells"]
 
 
-def test_the_table_holds_every_model_and_misses_those_not_measured(results, text_config, tmp_path):
+def test_what_was_measured_with_the_same_settings_is_given_back(results, text_config, text_store, tmp_path):
+    made = read_json(results[0] / "titans" / "result.json", "niah")
+    shutil.copytree(results[0] / "titans", tmp_path / "titans")
+    write_json(tmp_path / "titans" / "result.json", made | {"cells": "those of before"})
+    same = changed(text_config, piece=77)  # the same figures
+    assert task.niah(same, text_store, "titans", None, tmp_path / "titans")["cells"] == "those of before"
+    other = task.niah(changed(text_config, samples=1), text_store, "titans", None, tmp_path / "titans")
+    assert [cell["samples"] for cell in other["cells"]] == [1] * 12
+
+
+def test_the_weights_of_train_are_part_of_what_was_measured(text_config, text_store, tmp_path):
+    config = changed(text_config, start="trained", fit={"steps": 0}, fits={}, kinds=["pk"], lengths=[400], samples=1)
+    store = TokenStore(text_store)
+    (tmp_path / "train").mkdir()
+    bits = []
+    for seed in (1, 2, 2):
+        torch.manual_seed(seed)
+        shape = model_config(with_vocabulary(config, store), "titans")
+        save_model(tmp_path / "train", "titans", shape, build_model("titans", shape), store, 1)
+        bits.append(task.niah(config, text_store, "titans", tmp_path / "train", tmp_path / "out")["cells"][0]["bits"])
+    assert bits[0] != bits[1] == bits[2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"samples": 1}, {"fits": {"attention": {"steps": 4}}}, {"context": 350}],
+    ids=["samples", "fit", "context"],
+)
+def test_the_table_refuses_what_was_measured_otherwise(changes, results, text_config, text_store, tmp_path):
+    folder = shutil.copytree(results[0], tmp_path / "niah")
+    with pytest.raises(ValueError, match=r"result\.json: measured with other settings .*titans-genomics niah --model"):
+        task.table(changed(text_config, **changes), text_store, folder)
+
+
+def test_the_table_holds_every_model_and_misses_those_not_measured(results, text_config, text_store, tmp_path):
     folder, found = results
-    made = task.table(text_config, folder)
+    made = task.table(text_config, text_store, folder)
     assert read_json(folder / "niah.json", "niah") == made
     assert made["models"] == found
+    assert made["hardware"] == found["titans"]["hardware"]
+    assert made["versions"] == found["titans"]["versions"] == versions()
     write_json(tmp_path / "titans" / "result.json", found["titans"])
     with pytest.raises(FileNotFoundError, match="niah --model attention"):
-        task.table(text_config, tmp_path)
+        task.table(text_config, text_store, tmp_path)
 
 
-def test_plots_show_every_cell(results, text_config):
-    made = task.table(text_config, results[0])
+def test_plots_show_every_cell(results, text_config, text_store):
+    made = task.table(text_config, text_store, results[0])
     ET.fromstring(heat_map(made, "pk", {"titans": "A & <B>"}))
     text = "".join(ET.fromstring(heat_map(made, "w", figure="accuracy")).itertext())
     for model in made["models"].values():
@@ -435,8 +490,8 @@ def test_plots_show_every_cell(results, text_config):
     assert "attention" in text
 
 
-def test_the_table_shows_every_share_with_its_interval(results, text_config):
-    made = task.table(text_config, results[0])
+def test_the_table_shows_every_share_with_its_interval(results, text_config, text_store):
+    made = task.table(text_config, text_store, results[0])
     heading, *lines = rows(made, labels={"titans": "Titans LMM"})
     assert heading == ["model", "kind", "400", "700"]
     assert [line[:2] for line in lines] == [[m, k] for m in ("Titans LMM", "attention") for k in ("pk", "w")]
@@ -444,6 +499,16 @@ def test_the_table_shows_every_share_with_its_interval(results, text_config):
     low, high = row["found_ci95"]
     assert lines[3][3] == f"{100 * row['found']:.0f} ({100 * low:.0f}-{100 * high:.0f})"
     assert rows(made, "accuracy")[4][3] == f"{100 * row['accuracy']:.0f}"
+
+
+def test_the_report_shows_prompts_intervals_and_tokens(results, text_config, text_store):
+    made = task.table(text_config, text_store, results[0])
+    table = task_tables.niah(made, {"titans": "Titans LMM"})[1]
+    assert table.header == ["model", "400 (6)", "700 (6)"]
+    row = next(row for row in made["models"]["titans"]["lengths"] if (row["kind"], row["length"]) == ("w", 700))
+    low, high = row["found_ci95"]
+    shown = f"{100 * row['found']:.1f}% ({100 * low:.0f}–{100 * high:.0f}); {100 * row['accuracy']:.1f}%"
+    assert table.rows[0][::2] == ["Titans LMM", shown]
 
 
 def changed(config, **changes):
@@ -465,12 +530,22 @@ def changed(config, **changes):
             ValueError,
             "niah.fits: 'absent' is not a model of this run (titans, attention)",
         ),
+        (
+            {"babilong": {"files": ["qa.txt"], "lengths": [30]}},
+            ValueError,
+            "niah.babilong.lengths: 30 tokens have no room",
+        ),
         ({"start": "trained"}, FileNotFoundError, "niah.start is trained"),
-        ({"start": "trained", "kinds": [], "fit": {"steps": 0}}, ValueError, "niah.kinds is empty"),
+        ({"start": "trained", "kinds": [], "fit": {"steps": 0}, "fits": {}}, ValueError, "niah.kinds is empty"),
     ],
-    ids=["length", "context", "haystack", "fits", "no-model", "nothing-asked"],
+    ids=["length", "context", "haystack", "fits", "babilong", "no-model", "nothing-asked"],
 )
-def test_what_cannot_be_done_is_said(changes, error, words_, text_config, text_store, tmp_path):
+def test_what_cannot_be_done_is_said_before_any_work(
+    changes, error, words_, text_config, text_store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qa.txt").write_text("1 Mary went to the garden.\n2 Where is Mary?\tgarden\t1\n")
+    monkeypatch.setattr(niah_tune, "learn", lambda *_: pytest.fail("trained first"))
     with pytest.raises(error, match=re.escape(words_)):
         task.niah(changed(text_config, **changes), text_store, "titans", None, tmp_path)
 
@@ -491,6 +566,19 @@ def test_bases_are_not_text(small_config, small_store, tmp_path):
     ("changes", "words_"),
     [
         ({"depths": [1.5]}, "from 0 to 1"),
+        ({"depths": [0.5, 0.5]}, "0.5 stands here twice"),
+        ({"lengths": [600, 600]}, "600 stands here twice"),
+        ({"lengths": [600, 0]}, "numbers must be 1 or more"),
+        ({"lengths": [-3]}, "numbers must be 1 or more"),
+        ({"kinds": ["pk", "pk"]}, "pk stands here twice"),
+        ({"babilong": {"files": ["a.txt"], "lengths": [600, 600]}}, "600 stands here twice"),
+        ({"babilong": {"files": ["a.txt"], "lengths": [0]}}, "numbers must be 1 or more"),
+        ({"babilong": {"files": ["x/a.txt", "y/a.txt"]}}, "a.txt stands here twice"),
+        (
+            {"kinds": [], "babilong": {"files": ["a.txt"]}, "fit": {"steps": 3}},
+            "niah.fit.steps 3: training is on needles",
+        ),
+        ({"kinds": [], "fits": {"attention": {"steps": 4}}}, "niah.fits.attention.steps 4: training is on needles"),
         ({"kinds": ["q"]}, "pk"),
         ({"start": "fresh"}, "new weights know nothing"),
         ({"fits": {"attention": {"steps": -1}}}, "niah.fits.attention.steps"),

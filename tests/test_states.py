@@ -45,8 +45,8 @@ def config_of(folder, **states):
 
 def all_of(config, folder):
     """Every model and seed, then the table."""
-    for name in task.contenders(config):
-        for seed in config.states.seeds:
+    for name, seeds in config.fits("states").items():
+        for seed in seeds:
             task.one(config, name, seed, folder)
     return task.table(config, folder)
 
@@ -346,14 +346,36 @@ def test_a_table_wants_all_models(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"samples": 8}, {"grow": 0}, {"fit": {"steps": 13}}, {"seeds": [0, 1]}],
+    ids=lambda value: next(iter(value)),
+)
+def test_a_table_wants_results_of_its_settings(tmp_path, changes):
+    config = config_of(tmp_path)
+    whole = all_of(config, tmp_path)
+    assert (
+        task.table(config_of(tmp_path, fit={**config.states.fit.model_dump(), "checkpoint_every": 7}), tmp_path)
+        == whole
+    )
+    wider = config.model_copy(update={"model": config.model.model_copy(update={"d_model": 10})})
+    others = [
+        (config_of(tmp_path, **changes), FileNotFoundError if "seeds" in changes else ValueError),
+        (wider, ValueError),
+    ]
+    for other, error in others:
+        with pytest.raises(error, match=r"result\.json: .*`titans-genomics states --model titans --seed"):
+            task.table(other, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"group": "s6"}, r"states.group: .*s5.* \(is 's6'\)"),
         ({"lengths": []}, "states.lengths"),
-        ({"lengths": [16, 0]}, "states.lengths: a word has at least 1 letter"),
-        ({"lengths": [16, 16]}, "states.lengths: a number stands here twice"),
-        ({"seeds": [0, 0]}, "states.seeds: a number stands here twice"),
-        ({"seeds": [-1]}, "states.seeds: numbers must not be negative"),
+        ({"lengths": [16, 0]}, "states.lengths: numbers must be 1 or more"),
+        ({"lengths": [16, 16]}, "states.lengths: 16 stands here twice"),
+        ({"seeds": [0, 0]}, "states.seeds: 0 stands here twice"),
+        ({"seeds": [-1]}, "states.seeds: numbers must be 0 or more"),
         ({"train_length": 1}, "states.train_length"),
         ({"first_length": 9}, "states.first_length 9 must be at most states.train_length 6"),
         ({"grow": 1.5}, "states.grow"),

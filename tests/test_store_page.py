@@ -106,7 +106,9 @@ def test_what_is_not_there_is_left_out(found):
     source |= {"acgt": None, "left_out": []}
     plain["leaks"] = None
     page = Page(render(plain))
-    assert [plot.split()[0] for plot in page.plots] == ["Bases", "Share"]
+    assert [plot.split()[0] for plot in page.plots] == ["Bytes", "Share"]
+    assert "byte for byte" in page.text
+    assert "base for base" not in page.text
     assert "were not looked for" in page.text
     assert "soft-masked are" not in page.text
     assert "either strand" not in page.text

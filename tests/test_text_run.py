@@ -52,7 +52,6 @@ def settings_of(folder: Path, **train_settings):
             "warmup": 2,
             "validate_every": 6,
             "validation_windows": 2,
-            "reverse_complement": 0,
             "documents": "reset",
             "accelerator": "cpu",
             "equal_parameters": False,
@@ -186,6 +185,15 @@ def test_a_vocabulary_of_another_size_is_refused(told):
         with pytest.raises(ValueError, match=rf"model\.vocab_size is {size}, the tokens of .* are 300"):
             with_vocabulary(asked, store)
     assert with_vocabulary(config, store).model.vocab_size == 300
+
+
+def test_windows_of_text_are_not_turned(told, tmp_path):
+    """By default; the kind of the file is not in the config, so that only the store knows that it is text."""
+    config, out, _ = told
+    assert config.train.reverse_complement is None
+    asked = config.model_copy(update={"train": config.train.model_copy(update={"reverse_complement": 0.5})})
+    with pytest.raises(ValueError, match=r"train\.reverse_complement is 0\.5, and text has no other strand"):
+        train(asked, out / "tokens", tmp_path / "model")
 
 
 # ------------------------------------------------------------------------------------------------ report

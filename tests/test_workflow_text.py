@@ -100,7 +100,12 @@ def test_what_is_measured_of_text_is_not_measured_again(text_run):
     settings = yaml.safe_load((folder / "words.yaml").read_text())
     settings["niah"]["samples"] = 3
     (folder / "more.yaml").write_text(yaml.safe_dump(settings))
-    assert ran(snakemake(folder, "--dry-run", config=folder / "more.yaml")) == {"niah_model", "niah", "ablations", "report"}
+    assert ran(snakemake(folder, "--dry-run", config=folder / "more.yaml")) == {
+        "niah_model",
+        "niah",
+        "ablations",
+        "report",
+    }
 
 
 def test_an_exported_model_generates_in_a_fresh_process(text_run):

@@ -14,8 +14,16 @@ from typing import Annotated
 
 import typer
 
-from titans_genomics import __version__
-from titans_genomics.config import Config, LmEvalConfig, check_kinds, check_run, load_config
+from titans_genomics import __version__, cli_use
+from titans_genomics.config import (
+    TEXT_KINDS,
+    Config,
+    LmEvalConfig,
+    check_kinds,
+    check_run,
+    check_vocabulary,
+    load_config,
+)
 
 app = typer.Typer(
     name="titans-genomics",
@@ -507,7 +515,8 @@ def lm_eval_tasks(
     Example: titans-genomics lm-eval --config configs/text_kjv.yaml --tasks wikitext,lambada_openai,piqa,hellaswag,winogrande,arc_easy,arc_challenge,social_iqa,boolq
     """
     settings = load_config(config)
-    given = {"tasks": tasks.split(",") if tasks else None, "include": include, "limit": limit, "fewshot": fewshot}
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    given = {"tasks": names, "include": include, "limit": limit, "fewshot": fewshot}
     asked = settings.lm_eval.model_dump(mode="json") | {k: v for k, v in given.items() if v is not None}
     settings = settings.model_copy(update={"lm_eval": LmEvalConfig.model_validate(asked)})
     store, models = _store(settings, store), _models(settings, model)
@@ -537,6 +546,7 @@ def niah(config: ConfigFile, store: Store = None, model: OneModel = None, table:
 
     Example: titans-genomics niah --config configs/niah.yaml
     """
+    _all_in_table(table, model=model)
     settings = load_config(config)
     if not settings.niah.asked:
         raise ValueError(f"{config}: niah.kinds is empty; name kinds of needles (pk, n, w) to run this stage")
@@ -549,7 +559,7 @@ def niah(config: ConfigFile, store: Store = None, model: OneModel = None, table:
         run(settings, store, name, trained, folder / name)
         _wrote(folder / name / "result.json")
     if model is None:
-        put_together(settings, folder)
+        put_together(settings, store, folder)
         _wrote(folder / "niah.json")
 
 
@@ -561,15 +571,17 @@ def states(config: ConfigFile, model: OneModel = None, seed: OneSeed = None, tab
 
     Example: titans-genomics states --config configs/states_s5.yaml
     """
+    _all_in_table(table, model=model, seed=seed)
     settings = load_config(config)
     if settings.states.group is None:
         raise ValueError(f"{config}: states.group is not set; name a group, such as s5, to run this stage")
     folder = settings.folder / "states"
-    from titans_genomics.tasks.states import contenders, one
+    from titans_genomics.tasks.states import one
     from titans_genomics.tasks.states import table as put_together
 
-    for name in () if table else _asked(model, contenders(settings)):
-        for number in settings.states.seeds if seed is None else (seed,):
+    fits = settings.fits("states")
+    for name in () if table else _asked(model, list(fits)):
+        for number in fits[name] if seed is None else (seed,):
             one(settings, name, number, folder)
             _wrote(folder / name / f"seed{number}" / "result.json")
     if model is None and seed is None:
@@ -585,6 +597,7 @@ def forecast_series(config: ConfigFile, model: OneModel = None, seed: OneSeed = 
 
     Example: titans-genomics forecast --config configs/forecast_weather.yaml
     """
+    _all_in_table(table, model=model, seed=seed)
     settings = load_config(config)
     if settings.forecast.path is None:
         raise ValueError(f"{config}: forecast.path is not set; name a CSV with a column of times to run this stage")
@@ -592,7 +605,7 @@ def forecast_series(config: ConfigFile, model: OneModel = None, seed: OneSeed = 
     from titans_genomics.tasks.forecast import forecast as run
     from titans_genomics.tasks.forecast import table as put_together
 
-    for name in () if table else _asked(model, [*settings.models, *settings.forecast.baselines]):
+    for name in () if table else _asked(model, list(settings.fits("forecast"))):
         run(settings, folder, name, seed)
         _wrote(folder / name)
     if model is None and seed is None:
@@ -641,7 +654,7 @@ def export(
     out = out or settings.folder / "export" / checkpoint.name
     run(
         checkpoint, _store(settings, store), out,
-        evaluation=evaluation, licence=licence, language=language, push=push, private=not public,
+        run=settings.run, evaluation=evaluation, licence=licence, language=language, push=push, private=not public,
     )  # fmt: skip
     _wrote(out)
 
@@ -726,12 +739,13 @@ def config_check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YA
         typer.echo(f"{file}: valid; results go to {settings.folder}/")
         return
     if settings.data.tokenizer.path is not None:
-        read_pieces(settings.data.tokenizer.path)
+        check_vocabulary(settings, "data.tokenizer.path", read_pieces(settings.data.tokenizer.path).vocab_size)
     kinds: list[str] = [
         check_source(source, settings.data) if source.url is None or source.path.is_file() else source.kind
         for source in settings.data.sources  # those with a URL may be yet to be downloaded
     ]
     check_kinds(settings.data, kinds)
+    settings.train.turned(text=any(kind in TEXT_KINDS for kind in kinds))
     for source in settings.species.files():
         check_source(source, settings.data)
     typer.echo(f"{file}: valid; results go to {settings.folder}/")
@@ -776,6 +790,13 @@ def _models(settings: Config, given: list[str] | None) -> dict[str, Path]:
     return models
 
 
+def _all_in_table(table: bool, **given: str | int | None) -> None:
+    """Raise ValueError when --table is asked for with a model or seed."""
+    for name, value in given.items():
+        if table and value is not None:
+            raise ValueError(f"--table puts all models and seeds together: leave out --{name} {value}, or --table")
+
+
 def _asked(model: str | None, known: Sequence[str]) -> list[str]:
     """The model that was asked for, or all; ValueError when there is no such model."""
     if model is not None and model not in known:
@@ -796,6 +817,9 @@ def _dataset_folder(settings: Config, dataset: str) -> Path:
 
 def _wrote(path: Path) -> None:
     typer.echo(f"wrote {path}", err=True)
+
+
+cli_use.add_to(app)
 
 
 def main() -> None:

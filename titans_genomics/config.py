@@ -42,10 +42,10 @@ from titans_genomics.config_tasks import ForecastConfig, LearnConfig, LmEvalConf
 from titans_genomics.suites import SUITES, find
 
 __all__ = [
-    "STAGES", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig",
+    "STAGES", "TEXT_KINDS", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig",
     "ForecastConfig", "HubConfig", "LeaksConfig", "LearnConfig", "LmEvalConfig", "NeedleConfig", "NiahConfig", "ReadsConfig",
     "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig", "StatesConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
-    "check_kinds", "check_run", "load_config", "parse_config", "stage_settings",
+    "check_kinds", "check_run", "check_vocabulary", "load_config", "parse_config", "stage_settings",
 ]  # fmt: skip
 
 
@@ -162,7 +162,10 @@ class TrainConfig(Section):
     devices: int = Field(1, ge=1, description="devices per node")
     num_nodes: int = Field(1, ge=1, description="nodes")
     strategy: Literal["auto", "ddp", "fsdp"] = Field("auto", description="how several devices share the work")
-    reverse_complement: Fraction = Field(0.5, description="probability that a training window is reverse-complemented")
+    reverse_complement: Fraction | None = Field(
+        None,
+        description="probability that a training window is reverse-complemented; null: 0.5 for bases, 0 for text, which has no other strand",
+    )
     sampling: Literal["random", "tiled"] = Field(
         "random",
         description="windows at random places, by weight; or tiled: all windows side by side once per epoch, in a random order",
@@ -207,6 +210,14 @@ class TrainConfig(Section):
                 "train.documents reset begins anew within windows: it does not go with train.carry or train.piece"
             )
         return self
+
+    def turned(self, text: bool) -> float:
+        """The probability that a window is reverse-complemented, of text or bases. Raises ValueError when that is asked of text."""
+        if text and self.reverse_complement:
+            raise ValueError(
+                f"train.reverse_complement is {self.reverse_complement}, and text has no other strand: set it to 0, or leave it out"
+            )
+        return 0.0 if text else 0.5 if self.reverse_complement is None else self.reverse_complement
 
 
 # ------------------------------------------------------------------------------------------ evaluate
@@ -277,22 +288,6 @@ class Config(Section):
     forecast: ForecastConfig = Field(default_factory=ForecastConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_strand(cls, settings: Any) -> Any:
-        """Text has no other strand: where train.reverse_complement is not given, it is 0."""
-        data = settings.get("data") if isinstance(settings, dict) else None
-        if not isinstance(data, dict) or not isinstance(settings.get("train", {}), dict):
-            return settings
-        tokenizer, sources = data.get("tokenizer"), data.get("sources")
-        listed = sources if isinstance(sources, list) and sources else [None]
-        kinds = [source.get("kind") if isinstance(source, dict) else None for source in listed]
-        if all(kind in TEXT_KINDS for kind in kinds) or (
-            isinstance(tokenizer, dict) and tokenizer.get("kind") == "byte"
-        ):
-            return settings | {"train": {"reverse_complement": 0.0} | settings.get("train", {})}
-        return settings
-
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         if self.data is None:
@@ -310,10 +305,7 @@ class Config(Section):
             raise ValueError(
                 "train.soft_mask_weight below 1 needs data.soft_mask keep and data.tokenizer.kind nucleotide"
             )
-        if self.data.tokenizer.kind == "byte" and self.train.reverse_complement:
-            raise ValueError("text (data.tokenizer.kind byte) has no other strand: set train.reverse_complement to 0")
-        if self.train.reverse_complement and all(s.kind in TEXT_KINDS for s in self.data.sources):
-            raise ValueError("text (data.sources[].kind text) has no other strand: set train.reverse_complement to 0")
+        self.train.turned(self.data.tokenizer.kind == "byte" or any(s.kind in TEXT_KINDS for s in self.data.sources))
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
@@ -396,11 +388,11 @@ class Config(Section):
         """The tasks that models are trained on directly, without tokens of ``data``."""
         return [name for name, asked in (("states", self.states.group), ("forecast", self.forecast.path)) if asked]
 
-    def fits(self, task: str) -> list[tuple[str, int]]:
+    def fits(self, task: str) -> dict[str, tuple[int, ...]]:
         """What is trained and measured of a task of `tasks`: models and baselines by name, each with its seeds."""
         section = getattr(self, task)
         names = [*self.models, *section.baselines]
-        return [(name, seed) for name in names for seed in (section.seeds[:1] if name == "last" else section.seeds)]
+        return {name: section.seeds[:1] if name == "last" else section.seeds for name in names}  # last draws nothing
 
     @property
     def trained(self) -> bool:
@@ -511,7 +503,8 @@ _UNUSED = {
 def check_run(config: Config) -> None:
     """What a whole run needs beyond a valid config, found out before its first stage.
 
-    Raises FileNotFoundError for an absent sequence file, ValueError for a held-out split of share 0 that a stage needs.
+    Raises FileNotFoundError for an absent sequence file, ValueError for a held-out split of share 0 that a stage needs, and for another
+    vocabulary in the section model than that of the tokenizer, where it is known.
     """
     for key, path in config.files():
         folder_too = key.startswith("downstream.datasets.") and key.endswith(".path")
@@ -531,6 +524,18 @@ def check_run(config: Config) -> None:
             raise ValueError(
                 f"data.split.{split} is 0, and the {stage} stage needs that split: raise it, such as to 0.05"
             )
+    tokenizer = config.data.tokenizer
+    if tokenizer.kind == "byte":
+        check_vocabulary(config, "data.tokenizer.kind byte", 256 + 3)  # bytes and special tokens
+    elif tokenizer.kind == "bpe" and tokenizer.path is None and tokenizer.vocab_size > config.model.vocab_size:
+        check_vocabulary(config, "data.tokenizer.vocab_size", tokenizer.vocab_size)
+
+
+def check_vocabulary(config: Config, key: str, size: int) -> None:
+    """Raise ValueError when ``model.vocab_size`` asks for another vocabulary than the ``size`` tokens of ``key``, or than the default."""
+    wanted = config.model.vocab_size
+    if wanted not in (size, TitansConfig.model_fields["vocab_size"].default):
+        raise ValueError(f"model.vocab_size is {wanted}, the tokens of {key} are {size:,}. Leave it out of the config")
 
 
 def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
@@ -544,6 +549,8 @@ def stage_settings(config: Config, stage: str, *parts: str) -> dict[str, Any]:
         settings["train"] = {key: settings["train"][key] for key in ("accelerator", "equal_parameters")}
     if model is not None:
         settings["compare"] = {name: changes for name, changes in settings["compare"].items() if name == model}
+        if stage == "niah":
+            settings["niah"]["fits"] = {name: fit for name, fit in settings["niah"]["fits"].items() if name == model}
     model = parts[-1] if parts and stage in ("train", "fit", "score") else None
     if model is not None:
         settings["train"]["transformer"] = model == "transformer"

@@ -10,6 +10,15 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from titans_genomics.config_data import Fraction, Name, Section
 
 
+def _different(given: tuple[Any, ...], least: int | None = None) -> None:
+    """Raise ValueError where something stands twice, or a number is below ``least``."""
+    twice = next((value for value in given if given.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} stands here twice")
+    if least is not None and min(given) < least:
+        raise ValueError(f"numbers must be {least} or more")
+
+
 class LearnConfig(Section):
     """Supervised training on a task: AdamW, linear warm-up, cosine to a tenth of the peak."""
 
@@ -34,6 +43,18 @@ class BabilongConfig(Section):
     lengths: tuple[int, ...] = Field((2048, 4096, 8192, 16384), min_length=1, description="tokens up to the answer")
     samples: int = Field(20, ge=1, description="questions per file and length")
 
+    @field_validator("files")
+    @classmethod
+    def _names(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
+        _different(tuple(path.name for path in files))  # results go by the name
+        return files
+
+    @field_validator("lengths")
+    @classmethod
+    def _apart(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        _different(lengths, 1)
+        return lengths
+
 
 class NiahConfig(Section):
     """RULER's single needle in a haystack (S-NIAH), and BABILong."""
@@ -50,7 +71,7 @@ class NiahConfig(Section):
     max_tokens: int = Field(
         20_000_000,
         ge=1000,
-        description="tokens read per kind, length and model; of long lengths there are fewer samples",
+        description="tokens read per kind, length and model; of long lengths there are fewer samples, but one per depth at least, even if that is more",
     )
     answer: int = Field(128, ge=1, description="tokens that are generated for an answer, greedily, at most")
     haystack: Path | None = Field(None, description="text file of the haystack; null: the held-out split of the run")
@@ -70,6 +91,12 @@ class NiahConfig(Section):
         description="keys of fit that are different for a model, by its name, such as attention: {steps: 6000}",
     )
     babilong: BabilongConfig | None = Field(None, description="BABILong with local files; null: off")
+
+    @field_validator("kinds", "lengths", "depths")
+    @classmethod
+    def _apart(cls, given: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        _different(given, 1 if info.field_name == "lengths" else None)
+        return given
 
     @field_validator("depths")
     @classmethod
@@ -95,6 +122,15 @@ class NiahConfig(Section):
                 fault = error.errors()[0]
                 key = ".".join(map(str, ("niah.fits", name, *fault["loc"])))
                 raise ValueError(f"{key}: {fault['msg']}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _needles_to_train_on(self) -> NiahConfig:
+        for key, fit in (("fit", self.fit), *((f"fits.{name}", self.fit_of(name)) for name in self.fits)):
+            if fit.steps and not self.kinds:
+                raise ValueError(
+                    f"niah.{key}.steps {fit.steps}: training is on needles; name their kinds in niah.kinds (pk, n, w), or set it to 0"
+                )
         return self
 
     def fit_of(self, name: str) -> LearnConfig:
@@ -138,19 +174,9 @@ class StatesConfig(Section):
 
     @field_validator("lengths", "seeds")
     @classmethod
-    def _differ(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(numbers)) < len(numbers):
-            raise ValueError("a number stands here twice")
-        if min(numbers) < 0:
-            raise ValueError("numbers must not be negative")
+    def _differ(cls, numbers: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        _different(numbers, 1 if info.field_name == "lengths" else 0)
         return numbers
-
-    @field_validator("lengths")
-    @classmethod
-    def _words(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        if min(lengths) < 1:
-            raise ValueError("a word has at least 1 letter")
-        return lengths
 
     @model_validator(mode="after")
     def _grows(self) -> StatesConfig:
@@ -166,6 +192,10 @@ class PublishedForecast(Section):
 
     mse: float = Field(ge=0, description="mean squared error")
     mae: float = Field(ge=0, description="mean absolute error")
+
+
+PUBLISHED_HORIZONS = [96, 192, 336, 720]
+"""Horizons of the field."""
 
 
 class ForecastConfig(Section):
@@ -192,13 +222,18 @@ class ForecastConfig(Section):
     gaps: Literal["error", "interpolate"] = Field(
         "error", description="missing values: an error, or linear between their neighbours"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one training per seed")
+    seeds: tuple[int, ...] = Field(
+        (0,),
+        min_length=1,
+        description="one training per seed, whose weights and windows are drawn from it alone; the top-level seed has no part in them",
+    )
     baselines: tuple[Literal["last", "dlinear"], ...] = Field(("last", "dlinear"), description="last value; DLinear")
     max_windows: int | None = Field(
         None, ge=1, description="test windows that are measured at most, evenly spread; null: all"
     )
     published: dict[str, PublishedForecast] = Field(
-        {}, description="published rows that are shown beside the run's, by what they are called"
+        {},
+        description="published rows that are shown beside the run's, by what they are called; only with horizons 96, 192, 336, 720, of which they are means",
     )
     fit: LearnConfig = Field(LearnConfig(steps=1000, lr=1e-3), description="training at one horizon")
     dlinear: LearnConfig | None = Field(None, description="training of DLinear at one horizon; null: as fit has it")
@@ -216,12 +251,23 @@ class ForecastConfig(Section):
     @field_validator("horizons", "seeds")
     @classmethod
     def _apart(cls, numbers: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if len(set(numbers)) < len(numbers):
-            raise ValueError("a number stands here twice")
-        least = 1 if info.field_name == "horizons" else 0
-        if min(numbers) < least:
-            raise ValueError(f"numbers must be {least} or more")
+        _different(numbers, 1 if info.field_name == "horizons" else 0)
         return numbers
+
+    @field_validator("columns")
+    @classmethod
+    def _names(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        _different(columns or ())
+        return columns
+
+    @model_validator(mode="after")
+    def _published_means(self) -> ForecastConfig:
+        if self.published and sorted(self.horizons) != PUBLISHED_HORIZONS:
+            raise ValueError(
+                f"forecast.published: means over horizons {PUBLISHED_HORIZONS}, not comparable with forecast.horizons {sorted(self.horizons)}; "
+                "leave one of the two out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokens_fit(self) -> ForecastConfig:

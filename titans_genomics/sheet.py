@@ -163,10 +163,13 @@ def _address(entry: Any, where: str) -> tuple[str, str] | None:
         raise ValueError(f"{where}path: {path} is not a valid URL ({error})") from None
     if scheme.lower() == "hf":
         try:
-            owner, name, _, subset, split = hub_address(path)
+            owner, name, revision, subset, split = hub_address(path)
         except ValueError as error:
             raise ValueError(f"{where}path: {error}") from None
-        return path, "--".join(_safe(part) for part in (owner, name, subset, split) if part) + HUB_LIST
+        at = f"@{_safe(revision)}" if revision else ""
+        return path, "--".join(
+            [_safe(owner), _safe(name) + at, *(_safe(part) for part in (subset, split) if part)]
+        ) + HUB_LIST
     if "@" in parts.netloc:
         raise ValueError(
             f"{where}path: a URL with a user name or password would be written to the results. Fetch the file by other means and give its local path"

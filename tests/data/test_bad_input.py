@@ -398,7 +398,7 @@ BAD: dict[str, Case] = {
         of(TEXT, "x.txt", kind="text"),
     ),
     "text that nobody calls text": Case(
-        r"x\.page: neither FASTA .* it begins with 'Once .* say so \(data\.sources\[\]\.kind: text\)",
+        r"x\.page: neither FASTA .* it begins with 'Once .* text to learn from: data\.sources\[\]\.kind: text",
         of(TEXT, "x.page"),
         {"tokenizer": {"kind": "byte"}},
     ),

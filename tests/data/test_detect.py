@@ -13,6 +13,7 @@ import pytest
 from making import config_for, make_bam, random_bases
 
 from titans_genomics.data.detect import detect_kind, source_kind
+from titans_genomics.data.readers import check_source
 
 RECORDS = {
     "fasta": b">chr1 a description\nACGT\n",
@@ -186,3 +187,58 @@ def test_text_is_what_is_said_to_be_text(file):
     for content, message in ((b"BZh91AY&SY", "bzip2"), (archive("zip"), "zip"), (b"\n", "is empty")):
         with pytest.raises(ValueError, match=message):
             source_kind(config_for({"path": str(file(content)), "kind": "text"}).data.sources[0])
+
+
+LIKE_OTHERS = (
+    "> A quotation\n",
+    "<|endoftext|>\nx",
+    "; a",
+    "[ ] todo",
+    "[[x]]",
+    "track 1",
+    "CLUSTAL",
+    "{}",
+    "ACGT",
+    "@x\nA\n+\nI\n",
+)
+
+
+@pytest.mark.parametrize("content", LIKE_OTHERS)
+@pytest.mark.parametrize("name", ["notes.md", "a.txt", "a.text.gz"])
+def test_with_bytes_a_file_named_as_text_is_text(file, content, name):
+    raw = content.encode()
+    config = config_for(file(gzip.compress(raw) if name.endswith("gz") else raw, name), tokenizer={"kind": "byte"})
+    assert check_source(config.data.sources[0], config.data) == "text"
+
+
+@pytest.mark.parametrize(("content", "message"), [("ab".encode("utf-16"), "UTF-16"), (b"\0\1\2ab" * 20, "a binary file"), (archive("zip"), "zip archive")])  # fmt: skip
+def test_a_name_makes_no_text_of_other_bytes(file, content, message):
+    config = config_for(file(content, "a.txt"), tokenizer={"kind": "byte"})
+    with pytest.raises(ValueError, match=message):
+        source_kind(config.data.sources[0], data=config.data)
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+def test_what_begins_with_the_separator_is_text(file, kind, before):
+    config = config_for(file(before + b"<|endoftext|>\none\n", "book"), tokenizer={"kind": kind})
+    assert source_kind(config.data.sources[0], data=config.data) == "text"
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@pytest.mark.parametrize("content", ["> A quotation\nof many words, of which\n", "; a", "[ ] todo", "track 1", "CLUSTAL", '[{"text": "x"}]'])  # fmt: skip
+def test_text_that_looks_like_another_format_says_what_to_do(file, content, kind):
+    config = config_for(file(content.encode(), "notes"), tokenizer={"kind": kind})
+    with pytest.raises(ValueError, match=r"text to learn from: data\.sources\[\]\.kind: text"):
+        check_source(config.data.sources[0], config.data)
+    config = config_for(file(content.encode(), "notes"))
+    with pytest.raises(ValueError, match="notes") as caught:
+        check_source(config.data.sources[0], config.data)
+    assert "to learn from" not in str(caught.value) or "neither FASTA" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_an_array_of_json_becomes_lines(file, name):
+    config = config_for(file(b'[\n{"text": "x"}\n]', name), tokenizer={"kind": "bpe"})
+    with pytest.raises(ValueError, match=r"kind: jsonl; an array of objects becomes such lines with `jq -c '\.\[\]'`"):
+        check_source(config.data.sources[0], config.data)

@@ -43,6 +43,7 @@ class Hub:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
         self.cards: dict[str, dict] = {}
         self.wrong: set[str] = set()  # files of which the Hub has another checksum
+        self.small: set[str] = set()  # files that are kept in git itself
         self.asked: list[str] = []
         self.cut: int | None = None
 
@@ -53,7 +54,9 @@ class Hub:
                 missing = "RevisionNotFound" if (found[1], "main") in self.files else "RepoNotFound"
                 return 404, b"{}", {"X-Error-Code": missing}
             siblings = [
-                {"rfilename": name, "size": len(raw), "blobId": "0" * 40, "lfs": {"sha256": self.sha(name, raw), "size": len(raw), "pointerSize": 100}}
+                {"rfilename": name, "size": len(raw), "blobId": self.sha(name, raw)}
+                if name in self.small
+                else {"rfilename": name, "size": len(raw), "blobId": "0" * 40, "lfs": {"sha256": self.sha(name, raw), "size": len(raw), "pointerSize": 100}}
                 for name, raw in files.items()
             ]  # fmt: skip
             sha = COMMIT if found[2] is None else hashlib.sha1(found[2].encode()).hexdigest()
@@ -69,7 +72,10 @@ class Hub:
         return 404, b"", {}
 
     def sha(self, name: str, raw: bytes) -> str:
-        return hashlib.sha256(raw + b"!" * (name in self.wrong)).hexdigest()
+        raw += b"!" * (name in self.wrong)
+        if name in self.small:
+            return hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
+        return hashlib.sha256(raw).hexdigest()
 
 
 def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -207,6 +213,39 @@ def test_a_file_with_another_checksum_is_removed(tmp_path, hub):
     assert not source.path.exists()
 
 
+def test_a_file_in_git_is_checked_by_its_blob_id(tmp_path, hub):
+    hub.files["someone/books", "main"] = {"a.jsonl": jsonl("one")}
+    hub.small.add("a.jsonl")
+    source, data = source_of(tmp_path, "hf://someone/books")
+    fetch(source)
+    assert texts(source, data) == ["one"]
+    source.path.unlink()
+    hub.wrong.add("a.jsonl")
+    with pytest.raises(ValueError, match="another git blob id"):
+        fetch(source)
+
+
+def test_a_file_that_was_changed_is_fetched_again(tmp_path, hub):
+    hub.files["someone/books", "main"] = {"a.jsonl": jsonl("one"), "b.jsonl": jsonl("two")}
+    source, data = source_of(tmp_path, "hf://someone/books")
+    fetch(source)
+    (source.path.parent / "someone--books" / "b.jsonl").write_bytes(jsonl("owt"))
+    with pytest.raises(ValueError, match=r"b\.jsonl: not there as it was downloaded"):
+        check_source(source, data)
+    fetch(source)
+    assert texts(source, data) == ["one", "two"]
+
+
+def test_two_revisions_have_a_list_and_a_folder_each(tmp_path, hub):
+    for revision in ("v1", "v2"):
+        hub.files["someone/books", revision] = {"train.jsonl": jsonl(revision)}
+    sources = [source_of(tmp_path, f"hf://someone/books@{revision}") for revision in ("v1", "v2")]
+    for source, _ in sources:
+        fetch(source)
+    assert [texts(source, data) for source, data in sources] == [["v1"], ["v2"]]
+    assert [source.path.name for source, _ in sources] == ["someone--books@v1.hub.json", "someone--books@v2.hub.json"]
+
+
 def test_revision_and_subset(tmp_path, hub):
     hub.files["someone/books", "main"] = {"new/train.jsonl": jsonl("newest"), "old/train.jsonl": jsonl("old")}
     hub.files["someone/books", "v1"] = {"new/train.jsonl": jsonl("first"), "old/train.jsonl": jsonl("old")}
@@ -247,6 +286,17 @@ def test_without_network(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", gone)
     source, _ = source_of(tmp_path, "hf://someone/books")
     with pytest.raises(OSError, match=r"the Hub cannot be reached .*hf download someone/books --repo-type dataset .*name its files"):  # fmt: skip
+        fetch(source)
+
+
+def test_without_network_the_remedy_is_of_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with serving(Hub()) as gone:
+        pass
+    monkeypatch.setenv("HF_ENDPOINT", gone)
+    source, _ = source_of(tmp_path, "hf://someone/books@v1?subset=en&split=test")
+    folder = "someone--books@v1--en--test"
+    with pytest.raises(OSError, match=rf"--repo-type dataset --revision v1 --include '\*en\*test\*' --local-dir {folder}`.* of test: path: {folder}/\*\*/"):  # fmt: skip
         fetch(source)
 
 
@@ -310,3 +360,36 @@ def test_two_of_one_name_are_kept_apart():
 )  # fmt: skip
 def test_which_files(names, configs, subset, split, expected):
     assert choose_files(names, configs, subset, split, "hf://a/b")[1] == expected
+
+
+CARD = [{"config_name": "a", "data_files": "a/train.jsonl"}, {"config_name": "b", "data_files": "b/train.parquet"}]
+
+
+@pytest.mark.parametrize(
+    ("names", "configs", "subset", "expected"),
+    [
+        (["a/train.jsonl", "b/train.parquet"], CARD, "a", ("jsonl", ["a/train.jsonl"])),
+        (["a/train.jsonl", "b/train.parquet"], CARD, "b", ("parquet", ["b/train.parquet"])),
+        (["a/train.jsonl", "b/train.parquet"], [], "a", ("jsonl", ["a/train.jsonl"])),
+        (["train.txt", "dataset_info.json"], [], "", ("text", ["train.txt"])),
+        (["train.jsonl", "more.json"], [], "", ("jsonl", ["train.jsonl"])),
+        (["train.json", "dataset_infos.json", "x/metadata_of.json"], [], "", ("jsonl", ["train.json"])),
+        (["dataset_info.json"], [], "", ("", [])),
+        (["a.jsonl", "b.json", "metadata.json"], [{"data_files": ["*.jsonl", "b.json"]}], "", ("jsonl", ["a.jsonl", "b.json"])),
+        (["a.jsonl", "metadata.json"], [{"data_files": "*"}], "", ("jsonl", ["a.jsonl"])),
+        (["x.parquet", "a/y.parquet"], [{"data_files": "*.parquet"}], "", ("parquet", ["x.parquet"])),
+        (["x.parquet", "a/b/y.parquet"], [{"data_files": "**/*.parquet"}], "", ("parquet", ["a/b/y.parquet", "x.parquet"])),
+        (["train.parquet", "test.jsonl"], [], "", ("parquet", ["train.parquet"])),
+    ],
+    ids=[
+        "lines of a", "parquet of b", "folder of lines", "text", "lines before json", "json", "only metadata", "named", "not named",
+        "one level", "any level", "a split of another format",
+    ],
+)  # fmt: skip
+def test_the_format_is_that_of_the_split(names, configs, subset, expected):
+    assert choose_files(names, configs, subset, "", "hf://a/b") == expected
+
+
+def test_a_pattern_that_is_none():
+    with pytest.raises(ValueError, match=r"hf://a/b: its card has patterns of files"):
+        choose_files(["a.jsonl"], [{"data_files": "a**"}], "", "", "hf://a/b")

@@ -196,6 +196,14 @@ def cell(row: int, column: int, text: str):
     return change
 
 
+def times(factor: float):
+    def change(rows):
+        for row in rows[1:]:
+            row[2] = repr(float(row[2]) * factor)
+
+    return change
+
+
 BAD = {
     "gap": (lambda rows: rows.pop(41), r"between row 40 .* and row 41 .* 1 rows are missing.*forecast\.gaps"),
     "two gaps": (lambda rows: (rows.pop(80), rows.pop(41)), r"between row 40 .*there are 2 such gaps"),
@@ -207,6 +215,16 @@ BAD = {
     "unsorted": (swapped, r"row 11: the time .* comes after .*\. Sort"),
     "uneven": (cell(33, 0, "2020-01-02 08:10:00"), r"row 33: .* not evenly spaced.*3,600 seconds"),
     "missing": (cell(12, 2, ""), r"row 12, column 'c1': the value is missing.*forecast\.gaps"),
+    "NAN": (cell(12, 2, "NAN"), r"row 12, column 'c1': the value is missing.*forecast\.gaps"),
+    "-nan": (cell(12, 2, "-nan"), r"row 12, column 'c1': the value is missing.*forecast\.gaps"),
+    "nan(1)": (cell(12, 2, "nan(1)"), r"row 12, column 'c1': the value is missing.*forecast\.gaps"),
+    "tiny": (times(1e-200), r"column 'c1': its values, from .*e-20.*change its unit"),
+    "huge": (times(1e200), r"column 'c1': its values, from .*e\+20.*change its unit"),
+    "at the ends of float64": (
+        lambda rows: (times(1e307)(rows), times(-1)(rows[:40])),
+        r"column 'c1': .*change its unit",
+    ),
+    "far off": (cell(95, 2, "1e60"), r"column 'c1': its values, from .* to 1e\+60.*correct those far off"),
     "word": (cell(60, 1, "high"), r"row 60, column 'c0': 'high' is not a number"),
     "comma for point": (cell(60, 1, "1,5"), r"row 60, column 'c0': '1,5' is not a number"),
     "infinite": (cell(60, 1, "inf"), r"row 60, column 'c0': 'inf' is not finite"),
@@ -267,13 +285,20 @@ def test_settings_that_do_not_fit(tmp_path, changes, message):
         (b" \n", "is empty"),
         (gzip.compress(b"date,c0\n" * 100)[:-9], "damaged gzip"),
         (b"date,c0\n2020-01-01,1\xff\n" * 3, "not a CSV table"),
+        ("date,Wärme\n2020-01-01,1\n".encode("latin-1"), r"the header is not UTF-8 \(byte 7\).*save it as UTF-8"),
+        ("date,c0\n2020-01-01,1\n".encode("utf-16"), "is UTF-16.*save it as UTF-8"),
+        ("date,c0\n2020-01-01,1\n".encode("utf-16-be"), "is UTF-16.*save it as UTF-8"),
+        (b"date;c0\n2020-01-01;1,5\n", "between semicolons.*save it with commas"),
+        (b"date\tc0\r\n2020-01-01\t1\r\n", "between tabs.*save it with commas"),
     ],
-    ids=["empty", "blank", "cut gzip", "no UTF-8"],
+    ids=["empty", "blank", "cut gzip", "no UTF-8", "header", "UTF-16", "no mark", "semicolons", "tabs"],
 )
 def test_no_table(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         load_series(settings(tmp_path / "a.csv"))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "a.csv") in str(caught.value)
 
 
 def test_absent_file_and_folder(tmp_path):

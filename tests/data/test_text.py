@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import config_for
+from making import config_for, tokenized
 
 from titans_genomics.data import text, utf8
+from titans_genomics.data.inspect import inspect_store, text_report
 
 PARTS = [
     b"<|endoftext|>",
@@ -100,6 +101,45 @@ def test_blocks_of_any_length_give_the_same_documents(tmp_path_factory, parts, l
         found = documents(read(path))
     assert list(found.values()) == expected
     assert list(found) == ["d.txt", *(f"d.txt.{i}" for i in range(2, len(expected) + 1))]
+
+
+def test_a_byte_order_mark_is_no_text_at_the_start_only(tmp_path):
+    path = tmp_path / "d.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n<|endoftext|>\n\xef\xbb\xbfthree")
+    expected = {"d.txt": b"one\n\xef\xbb\xbftwo\n", "d.txt.2": b"\xef\xbb\xbfthree"}
+    assert documents(read(path)) == expected
+    path.write_bytes(b"\xef\xbb\xbf<|endoftext|>\none")
+    assert documents(read(path)) == {"d.txt": b"one"}
+
+
+def test_progress_and_the_terminal_page_speak_of_bytes(tmp_path, capsys):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"text": "word word"}\n{"text": ""}\n{"text": null}\n' * 200)
+    store = tokenized(tmp_path / "s", {"path": str(path)}, tokenizer={"kind": "byte"}, split={"block": 100})
+    assert re.search(r"writing the index: .*bytes", capsys.readouterr().err)
+    page = text_report(inspect_store(store.path))
+    head, row = re.search(r"What was read\n(.*)\n(.*)", page).groups()
+    assert re.split(r"  +", head.strip()) == ["source", "read", "left out", "used", "bytes", "not UTF-8", "on disk"]
+    assert row.split()[1:6] == ["200", "400", "200", "documents", "1,800"]
+
+
+@pytest.mark.parametrize("by", ["block", "contig"])
+def test_too_little_text_to_split_and_what_to_do(tmp_path, by):
+    path = tmp_path / "d.txt"
+    data = {"tokenizer": {"kind": "byte"}}
+    for words, block in ((30, 100), (3000, 1800)):
+        path.write_text("hello world " * words)
+        with pytest.raises(ValueError, match=rf"0 bytes are too few .*data\.split\.block {block} or less, or add text") as caught:  # fmt: skip
+            tokenized(tmp_path / "s", {"path": str(path)}, split={"by": by}, **data)
+        assert not re.search("bases|contig|reads|sequence", str(caught.value).removeprefix(str(path)))
+        tokenized(tmp_path / f"s{words}", {"path": str(path)}, split={"block": block}, **data)
+    path.write_text("hello world " * 10)
+    with pytest.raises(ValueError, match=r"120 bytes are too few .* Add text, or files of their own"):
+        tokenized(tmp_path / "s", {"path": str(path)}, split={"by": by}, **data)
+    own = [tmp_path / f"{split}.txt" for split in ("train", "validation", "test")]
+    for file in own:
+        file.write_text("hello world " * 10)
+    tokenized(tmp_path / "own", *({"path": str(file), "split": file.stem} for file in own), **data)
 
 
 def test_gzip_cut_short(tmp_path):

@@ -9,7 +9,9 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_sentencepiece import sentencepiece
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
 
 from titans_genomics.config import TokenizerConfig
 from titans_genomics.data import alphabet, pieces
@@ -532,6 +534,62 @@ def test_a_published_text_tokenizer_is_read(tmp_path):
     again = load_tokenizer(saved)
     assert (again.pad, again.bos, again.eos) == (ours.pad, ours.bos, ours.eos)
     assert again.encode(np.frombuffer(raw, np.uint8)).tolist() == tokens.tolist()
+
+
+def with_additions(theirs: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same with what is no part of how a text becomes tokens here, and would change them."""
+    theirs.add_special_tokens(["<s>", "</s>", "<|fim|>"])
+    theirs.add_tokens(["  ", "    ", "genome", "\n", "\U0001f9ec"])
+    theirs.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(token, theirs.token_to_id(token)) for token in ("<s>", "</s>")]
+    )
+    theirs.enable_truncation(50)
+    theirs.enable_padding(length=100, pad_token="</s>", pad_id=theirs.token_to_id("</s>"))
+    return theirs
+
+
+@pytest.mark.parametrize("case", ["byte-level", "SentencePiece", "SentencePiece, Metaspace"])
+def test_transformers_encode_as_a_model_was_trained(case, tmp_path):
+    theirs = with_additions(gpt_like() if case == "byte-level" else sentencepiece(metaspace="Metaspace" in case))
+    if case == "byte-level":
+        theirs.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    ours = given_path(theirs, tmp_path)
+    ours.save(tmp_path / "store" / "tokenizer.json")
+    exported = AutoTokenizer.from_pretrained(tmp_path / "store")
+    again = load_tokenizer(tmp_path / "store" / "tokenizer.json")
+    assert again.vocabulary == ours.vocabulary
+    assert all(again.vocabulary[token] == word for word, token in theirs.get_vocab().items())
+    assert again.bases.tolist() == ours.bases.tolist()
+    for text in ("The  Genome    of\n\n \ufb01ne H. Pylori <|fim|> genome \U0001f9ec", "x", " a" * 5_000, "ab" * 5_000):
+        tokens = ours.encode(np.frombuffer(text.encode(), np.uint8)).tolist()
+        assert exported(text).input_ids == tokens
+        assert again.encode(np.frombuffer(text.encode(), np.uint8)).tolist() == tokens
+        assert exported.decode(tokens) == text
+
+
+def test_a_published_dna_tokenizer_is_saved_as_it_is_used(tmp_path):
+    ours = given_path(bert_like(), tmp_path)
+    ours.save(tmp_path / "store" / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "store" / "tokenizer.json").vocabulary == ours.vocabulary
+    bases = letters(h_pylori()[30_000:40_000])
+    exported = AutoTokenizer.from_pretrained(tmp_path / "store")
+    assert exported(bases.lower()).input_ids == ours.encode(alphabet.encode(bases)).tolist()
+
+
+def test_an_added_token_that_is_also_learned_is_text(tmp_path):
+    theirs = gpt_like()
+    word = next(word for word, token in theirs.get_vocab().items() if token > 256 and len(word) > 1 and word.isascii())
+    theirs.add_tokens([word])
+    ours = given_path(theirs, tmp_path)
+    raw = np.frombuffer(f"{word} {word}".encode(), np.uint8)
+    assert ours.decode(ours.encode(raw)).tobytes() == raw.tobytes()
+
+
+def test_too_many_tokens_are_said_to_be_too_many(tmp_path):
+    words = [*"ACGTN", *(f"A{i}" for i in range(1 << 16))]
+    theirs = tokenizers.Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    with pytest.raises(ValueError, match=r"65,544 tokens are too many; at most 65,536"):
+        given_path(theirs, tmp_path)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

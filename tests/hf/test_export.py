@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import small_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from titans_genomics.config import Config, parse_config
 from titans_genomics.data.store import TokenStore, tokenize
@@ -118,7 +119,7 @@ def test_the_card_says_what_the_run_left(small_model, small_store, small_config,
     evaluation = tmp_path / "evaluate.json"
     evaluation.write_text(json.dumps({"split": "test", "stretch": 64, "sources": {"genome": part}, "overall": part}))
     out = tmp_path / "out"
-    export(small_model, small_store, out, evaluation=evaluation, licence="cc-by-4.0")
+    export(small_model, small_store, out, run="small", evaluation=evaluation, licence="cc-by-4.0")
     card = huggingface_hub.ModelCard.load(out / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert card.data.library_name == "transformers"
@@ -130,7 +131,7 @@ def test_the_card_says_what_the_run_left(small_model, small_store, small_config,
     for words in (
         f"{said['parameters']:,} parameters", f"| tokens | {said['tokens']:,} |", said["hardware"]["cpu"], source["sha256"][:12],
         f"{source['bases']:,}", f"{source['tokens']['train']:,}", "1.7500 | 1.7000 to 1.8000 | 1.9000 | 3.36", "cc-by-4.0",
-        "the memory begins anew every 64 tokens", "an MLP of 2 layers", "no evidence of function",
+        "the memory begins anew every 64 tokens", "model `titans` of the run `small` after", 'from_pretrained("out")', "an MLP of 2 layers", "no evidence of function",
     ):  # fmt: skip
         assert words in card.text, words
 
@@ -189,6 +190,20 @@ def test_an_upload_makes_the_repository_and_sends_the_folder(small_model, small_
     assert (name, options["private"]) == ("someone/genome-titans", True)
     assert sent["folder_path"] == tmp_path / "out"
     assert 'from_pretrained("someone/genome-titans")' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_upload_without_network_says_so(small_model, small_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"could not be uploaded as someone/x \(ConnectError: .*hf auth login"):
+        export(small_model, small_store, tmp_path / "out", push="someone/x")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_nothing_is_shown(small_model, small_store, tmp_path, capfd):
+    transformers_logging.enable_progress_bar()
+    export(small_model, small_store, tmp_path / "out", shard_size="5KB")
+    assert capfd.readouterr() == ("", "")
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 def test_an_upload_that_fails_leaves_the_folder(small_model, small_store, tmp_path, monkeypatch):

@@ -132,6 +132,18 @@ def test_generation_goes_on_from_a_cache(variant, build):
         assert torch.equal(model.generate(first.sequences, cache=cache, max_new_tokens=4, do_sample=False), whole)
 
 
+def test_a_cache_is_copied_whatever_its_history(variant, build):
+    """Outside no_grad, too; the copy goes on as the cache does, and neither changes the other."""
+    model, x = build(variant), torch.randint(2, 20, (2, 12))
+    cache = model(x[:, :7]).cache
+    kept = copy.deepcopy(cache)
+    assert not any(leaf.requires_grad for _, leaf in kept.parts[0].state.leaves() if isinstance(leaf, torch.Tensor))
+    found = model(x[:, 7:], cache=cache).logits
+    assert (cache.length, kept.length) == (12, 7)
+    torch.testing.assert_close(model(x[:, 7:], cache=kept).logits, found, **CLOSE)
+    assert copy.deepcopy(type(cache)(4)).batch_size == -1
+
+
 @pytest.mark.parametrize("variant", ["lmm", "mag"])
 def test_a_prompt_may_be_read_in_pieces_or_given_as_embeddings(variant, build, prompts):
     model, (tokens, mask) = build(variant), prompts

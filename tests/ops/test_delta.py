@@ -1,7 +1,7 @@
 """The gated delta rule: the chunked form against the rule as it is written, any pieces, extremes of the gates."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -172,6 +172,7 @@ def test_flash_linear_attention_is_asked_as_it_wants(monkeypatch):
     asked = {}
 
     def chunk_gated_delta_rule(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False):
+        assert q.dtype != torch.float32
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         asked.update(q=q, g=g, state=initial_state)
         S, outputs = initial_state.clone(), []
@@ -188,12 +189,13 @@ def test_flash_linear_attention_is_asked_as_it_wants(monkeypatch):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", module)
     inputs = make(dtype=torch.float32)
-    wanted = gated_delta_rule(*inputs, backend="reference")
     with pytest.raises(ValueError, match="needs tensors on a GPU, got cpu"):
         gated_delta_rule(*inputs, backend="fla")
     monkeypatch.setattr(delta, "why_not_fla", lambda q: None)
-    for found, expected in zip(gated_delta_rule(*inputs), wanted, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    half = [x.bfloat16() for x in inputs[:3]] + inputs[3:]
+    (o, state), wanted = gated_delta_rule(*half), gated_delta_rule(*half, backend="reference")
+    torch.testing.assert_close(o, wanted[0])
+    torch.testing.assert_close(state, wanted[1], atol=1e-5, rtol=1e-5)
     assert asked["state"].is_contiguous()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         o, state = gated_delta_rule(*inputs)
@@ -201,10 +203,31 @@ def test_flash_linear_attention_is_asked_as_it_wants(monkeypatch):
     assert (o.dtype, state.dtype) == (torch.float32, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "taken"),
+    [
+        (torch.float32, False, False),
+        (torch.float32, True, True),
+        (torch.bfloat16, False, True),
+        (torch.float16, False, True),
+        (torch.float64, True, False),
+    ],
+    ids=str,
+)
+def test_flash_linear_attention_takes_half_precision_alone(dtype, autocast, taken, monkeypatch):
+    monkeypatch.setattr(delta, "_has_fla", lambda: True)
+    q = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype, shape=(1, 4, 2, 32))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        reason = delta.why_not_fla(q)
+    assert reason is None if taken else f"got {dtype}" in reason
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_flash_linear_attention_is_the_reference():
     pytest.importorskip("fla")
     inputs = [x.cuda() for x in make(T=200, d=32, dtype=torch.float32)]
+    gated_delta_rule(*inputs)  # float32: not by flash-linear-attention, and no error
+    inputs[:3] = [x.bfloat16() for x in inputs[:3]]
     wanted = outputs_and_gradients([x.double().cpu() for x in inputs], backend="reference")
     o, state = gated_delta_rule(*inputs, backend="fla")
     torch.testing.assert_close(o.cpu().double(), wanted[0], atol=2e-2, rtol=2e-2)

@@ -10,13 +10,14 @@ from typing import Literal
 
 from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.bgzf import GZIP_MAGIC
+from titans_genomics.data.text import SEPARATOR
+from titans_genomics.data.utf8 import BOM
 
 Kind = Literal["fasta", "fastq", "genbank", "embl", "2bit", "bam", "cram", "text", "jsonl", "parquet", "hub"]
 
 HEAD = 1 << 16
 """Bytes of a file, decompressed, that are looked at before it is read."""
 
-_BOM = b"\xef\xbb\xbf"
 _TWOBIT = (b"\x43\x27\x41\x1a", b"\x1a\x41\x27\x43")  # little and big endian
 _NEEDED = "a FASTA, FASTQ, GenBank, EMBL, 2bit, BAM or CRAM file is needed"
 _GENOME = "give the genome's FASTA instead"
@@ -24,6 +25,10 @@ _DECOMPRESS = "Decompress it, or use gzip or bgzip"
 _UNPACK = "Unpack it and give the sequence file in it"
 _OFFICE = "Save the sequences as plain text in FASTA format"
 _UTF16 = "this is UTF-16 text. Convert it with `iconv -f UTF-16 -t UTF-8`"
+_LEARN = ". If it is text to learn from: data.sources[].kind: text"
+_LINES_OF_JSON = (
+    "; if it is JSON Lines: data.sources[].kind: jsonl; an array of objects becomes such lines with `jq -c '.[]'`"
+)
 _SIGNALS = "raw signals of a sequencer; basecall them, and give the FASTQ or BAM"
 
 # What files that are no text begin with.
@@ -92,10 +97,12 @@ class UnknownError(ValueError):
     """Text of none of the formats that are known."""
 
 
-def detect_kind(path: Path, head: bytes | None = None) -> Kind:
-    """The format of a file by its first bytes (those inside gzip when compressed); never text, which anything may be.
+def detect_kind(path: Path, head: bytes | None = None, tokenizer: str = "nucleotide") -> Kind:
+    """The format of a file by its first bytes (those inside gzip when compressed).
 
-    Lines of JSON are also known by their name, as the answers of servers look like them.
+    Lines of JSON are also known by their name, as the answers of servers look like them. Text, which anything may be, is
+    found only for a ``tokenizer`` (``data.tokenizer.kind``) that reads it: in a file that begins with a line
+    ``<|endoftext|>``, and with byte, which reads nothing else, in one that is named as text (.txt, .text, .md).
 
     ``head``: these bytes (`read_head`), if they were read already.
 
@@ -120,7 +127,12 @@ def detect_kind(path: Path, head: bytes | None = None) -> Kind:
     _refuse_binary(path, head)
     if _is_utf16(head):
         raise ValueError(f"{path}: {_UTF16}")
-    text = head.removeprefix(_BOM).lstrip()
+    text = head.removeprefix(BOM).lstrip()
+    reads_text = tokenizer in ("byte", "bpe")
+    if not _is_binary(head) and (
+        (reads_text and text.startswith(SEPARATOR)) or (tokenizer == "byte" and _PLAIN.search(path.name))
+    ):
+        return "text"
     if text.startswith(b">"):
         return "fasta"
     if text.startswith(b"{"):
@@ -136,12 +148,13 @@ def detect_kind(path: Path, head: bytes | None = None) -> Kind:
         raise ValueError(f"{path}: a binary file; {_NEEDED}")
     for pattern, what in _TEXT:
         if re.match(pattern, text, re.MULTILINE):
-            raise ValueError(f"{path}: this is {what}")
+            lines = _LINES_OF_JSON if text.startswith((b"{", b"[")) else ""
+            raise ValueError(f"{path}: this is {what}{_LEARN + lines if reads_text else ''}")
     if _is_fastq(text):
         return "fastq"
     start = text[:20].decode("utf-8", errors="replace").splitlines()
     raise UnknownError(
-        f"{path}: neither FASTA (begins with '>'), FASTQ ('@'), GenBank (LOCUS), EMBL (ID), 2bit, BAM, CRAM nor Parquet; it begins with {start[0] if start else ''!r}. If it is text to learn from, say so (data.sources[].kind: text)"
+        f"{path}: neither FASTA (begins with '>'), FASTQ ('@'), GenBank (LOCUS), EMBL (ID), 2bit, BAM, CRAM nor Parquet; it begins with {start[0] if start else ''!r}{_LEARN}"
     )
 
 
@@ -161,8 +174,9 @@ def source_kind(source: SourceConfig, head: bytes | None = None, data: DataConfi
         if (source.kind == "jsonl" or (data and data.text.encoding != "keep")) and _is_utf16(head):
             raise ValueError(f"{source.path}: {_UTF16}")
         return source.kind
+    tokenizer = data.tokenizer.kind if data is not None and source.kind == "auto" else "nucleotide"
     try:
-        kind = detect_kind(source.path, head)
+        kind = detect_kind(source.path, head, tokenizer)
     except UnknownError:
         readable = data is not None and data.tokenizer.kind in ("byte", "bpe")
         if source.kind != "auto" or not readable or not _PLAIN.search(source.path.name):
@@ -171,6 +185,12 @@ def source_kind(source: SourceConfig, head: bytes | None = None, data: DataConfi
     if source.kind not in ("auto", kind):
         raise ValueError(f"{source.path}: data.sources[].kind says {source.kind}, the content is {kind}")
     return kind
+
+
+def or_text(error: ValueError, source: SourceConfig, data: DataConfig) -> ValueError:
+    """The same error of a file that was taken for sequences, which says what to do if it is text."""
+    readable = source.kind == "auto" and data.tokenizer.kind in ("byte", "bpe")
+    return ValueError(f"{error}{_LEARN}") if readable else error
 
 
 def read_head(path: Path) -> bytes:

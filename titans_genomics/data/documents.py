@@ -99,8 +99,6 @@ def read_jsonl(
 
 
 def _add_line(rows: _Rows, line: bytes, number: int) -> None:
-    if number == 1:
-        line = line.removeprefix(b"\xef\xbb\xbf")
     if not line.strip():
         return
     where = f"{rows.path}: line {number:,}"

@@ -6,13 +6,14 @@ text changed, and is written last, so that a download that broke off goes on whe
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ MARK = "hub_dataset"
 _CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps datasets as Parquet: SUBSET/SPLIT/0000.parquet
 _ENDINGS = {
     "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
     "text": (".txt", ".txt.gz"),
+    "json": (".json", ".json.gz"),  # often no data but what tools say of them
 }
+_ABOUT = re.compile(r"dataset_infos?\.json|.*metadata.*\.json", re.IGNORECASE)
 _READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}
 _SPLITS = {
     "train": ("train", "training"),
@@ -55,7 +58,7 @@ def fetch_dataset(source: SourceConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     assert source.url is not None
-    owner, name, revision, _, _ = hub_address(source.url)
+    owner, name, revision, subset, split = hub_address(source.url)
     if source.md5 is not None:
         raise ValueError(f"{source.url}: data.sources[].md5 is the checksum of one file; pin a commit instead: hf://{owner}/{name}@REVISION")  # fmt: skip
     source.path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,22 +77,29 @@ def fetch_dataset(source: SourceConfig) -> Path:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
                 raise  # a full disk
             said = " ".join(str(error).split())[:200]
+            folder = source.path.name.removesuffix(HUB_LIST)
+            only = "*".join(part for part in (subset, split) if part)
+            options = f" --revision {shlex.quote(revision)}" if revision else ""
+            options += f" --include {shlex.quote('*' + only + '*')}" if only else ""
             raise OSError(
                 f"{source.url}: the Hub cannot be reached ({said}). Run it again to go on from there; or, where there is network, "
-                f"run `hf download {owner}/{name} --repo-type dataset --local-dir FOLDER`, bring FOLDER here and name its files: path: FOLDER/**/*.parquet"
+                f"run `hf download {owner}/{name} --repo-type dataset{options} --local-dir {folder}`, bring the folder here and name its files "
+                f"{f'of {split}' if split else 'to train on'}: path: {folder}/**/*.parquet"
             ) from None
     return source.path
 
 
 def _complete(source: SourceConfig) -> bool:
-    """Whether the dataset is there, from the same address."""
+    """Whether the dataset is there, from the same address; a file that is not as it was downloaded is removed."""
     try:
-        listed = json.loads(source.path.read_text())
-        return listed["url"] == source.url and all(
-            (source.path.parent / file["path"]).stat().st_size == file["size"] for file in listed["files"]
-        )
+        same = json.loads(source.path.read_text())["url"] == source.url
+        files = _files(source)[1] if same else []
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    changed = [path for path, size, sha256 in files if not _unchanged(path, size, sha256)]
+    for path in changed:
+        path.unlink(missing_ok=True)
+    return same and not changed
 
 
 def _download(source: SourceConfig) -> None:
@@ -150,13 +160,19 @@ def _download(source: SourceConfig) -> None:
 def _check(path: Path, entry: Any) -> str:
     """The SHA-256 of a downloaded file; ValueError when the Hub has another of it."""
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if entry.lfs is not None and entry.lfs.sha256 != found:
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+        name, found, wanted = "SHA-256", sha256, entry.lfs and entry.lfs.sha256
+        if entry.lfs is None:  # kept in git itself, which sums up a header too
+            handle.seek(0)
+            header = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            name, found = "git blob id", hashlib.file_digest(handle, lambda: header).hexdigest()
+            wanted = entry.blob_id
+    if wanted is not None and wanted != found:
         path.unlink()
         raise ValueError(
-            f"{path}: the file that came has another SHA-256 ({found}) than the Hub says ({entry.lfs.sha256}). It was removed: try again"
+            f"{path}: the file that came has another {name} ({found}) than the Hub says ({wanted}). It was removed: try again"
         )
-    return found
+    return sha256
 
 
 # --------------------------------------------------------------------------------------------- which files
@@ -165,7 +181,9 @@ def _check(path: Path, entry: Any) -> str:
 def choose_files(
     names: Sequence[str], configs: Sequence[dict[str, Any]], subset: str, split: str, address: str
 ) -> tuple[str, list[str]]:
-    """The format and the sorted files of one split of a dataset, of the first format that there is: Parquet, JSONL, text.
+    """The format and the sorted files of one split of a dataset, of the first format that it has: Parquet, JSONL, text.
+
+    Files that end in .json are taken as JSONL when the card names them, or when there is nothing else.
 
     Parameters
     ----------
@@ -184,15 +202,32 @@ def choose_files(
         No such subset or split, or several subsets and none was named; the message lists them.
     """
     split = split or "train"
-    kind = next((k for k, ends in _ENDINGS.items() if any(name.lower().endswith(ends) for name in names)), "")
-    found = sorted(name for name in names if kind and name.lower().endswith(_ENDINGS[kind]))
-    splits = _of_card(found, configs, subset, address) if configs else _of_names(found, subset, address)
+    found = sorted(names)
+    splits = _of_card(found, configs, subset, address) if configs else _of_names(found, subset)
     if not any(splits.values()):
-        return kind, []
+        if subset and not configs and _of_names(found, ""):
+            raise ValueError(_which_subset(_folders(found), subset, address))
+        return "", []
     if not splits.get(split):
         there = ", ".join(name for name, files in splits.items() if files)
         raise ValueError(f"{address}: no split {split!r} in this dataset; there is {there}. Write hf://...?split=NAME")
-    return kind, splits[split]
+    kind = next((kind for kind in _ENDINGS if _of_kind(splits[split], kind)), "")
+    if not configs and not subset:
+        several = _folders([name for files in splits.values() for name in _of_kind(files, kind)])
+        if len(several) > 1:
+            raise ValueError(_which_subset(several, subset, address))
+    chosen = _of_kind(splits[split], kind)
+    if kind == "jsonl" and configs:
+        chosen = sorted(chosen + _of_kind(splits[split], "json"))
+    return "jsonl" if kind == "json" else kind, chosen
+
+
+def _of_kind(files: Sequence[str], kind: str) -> list[str]:
+    return [name for name in files if kind and name.lower().endswith(_ENDINGS[kind])]
+
+
+def _is_data(name: str) -> bool:
+    return any(_of_kind([name], kind) for kind in _ENDINGS) and not _ABOUT.fullmatch(name.rpartition("/")[2])
 
 
 def _of_card(found: list[str], configs: Sequence[dict[str, Any]], subset: str, address: str) -> dict[str, list[str]]:
@@ -202,31 +237,41 @@ def _of_card(found: list[str], configs: Sequence[dict[str, Any]], subset: str, a
     chosen = subset or (default[0] if default else next(iter(by_name)) if len(by_name) == 1 else "")
     if chosen not in by_name:
         raise ValueError(_which_subset(list(by_name), subset, address))
+    from fsspec.utils import glob_translate  # knows / and **
+
     entry = by_name[chosen]
     patterns = entry.get("data_files")
     if patterns is None:
         base = str(entry.get("data_dir", "")).strip("/")
-        return _by_split([name for name in found if not base or name.startswith(f"{base}/")])
+        return _by_split([name for name in found if _is_data(name) and (not base or name.startswith(f"{base}/"))])
     if isinstance(patterns, str) or all(isinstance(one, str) for one in patterns):
         patterns = [{"split": "train", "path": patterns}]
     splits: dict[str, list[str]] = {}
     for one in patterns:
         globs = [one["path"]] if isinstance(one["path"], str) else one["path"]
+        globs = [glob.removeprefix("./") for glob in globs]
+        try:
+            matches = [re.compile(glob_translate(glob)).match for glob in globs]
+        except ValueError as error:
+            raise ValueError(f"{address}: its card has patterns of files that cannot be read ({error})") from None
         splits[str(one["split"])] = [
-            name for name in found if any(fnmatch.fnmatchcase(name, glob.removeprefix("./")) for glob in globs)
+            name for name in found if name in globs or (_is_data(name) and any(match(name) for match in matches))
         ]
     return splits
 
 
-def _of_names(found: list[str], subset: str, address: str) -> dict[str, list[str]]:
+def _of_names(found: list[str], subset: str) -> dict[str, list[str]]:
     """Files by split, as their folders and names tell."""
-    folders = dict.fromkeys(name.split("/")[0] for name in found if "/" in name)
-    named = [folder for folder in folders if folder != "data" and not _split_of(folder)]
-    if subset or len(named) > 1:
-        if subset not in named:
-            raise ValueError(_which_subset(named, subset, address))
-        found = [name for name in found if name.startswith(f"{subset}/")]
+    found = [name for name in found if _is_data(name)]
+    if subset:
+        found = [name for name in found if subset in _folders([name]) and name.startswith(f"{subset}/")]
     return _by_split(found)
+
+
+def _folders(files: Sequence[str]) -> list[str]:
+    """Folders at the top that may be subsets."""
+    folders = dict.fromkeys(name.split("/")[0] for name in files if "/" in name)
+    return [folder for folder in folders if folder != "data" and not _split_of(folder)]
 
 
 def _which_subset(there: Sequence[str], subset: str, address: str) -> str:
@@ -250,28 +295,47 @@ def _split_of(name: str) -> str | None:
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def _files(source: SourceConfig) -> tuple[str, list[tuple[Path, int]]]:
-    """Format, and path and size of every file of a list. Raises ValueError."""
+def _files(source: SourceConfig) -> tuple[str, list[tuple[Path, int, str]]]:
+    """Format, and path, size and SHA-256 of every file of a list. Raises ValueError."""
     try:
         listed = json.loads(source.path.read_text())
-        files = [(source.path.parent / file["path"], int(file["size"])) for file in listed["files"]]
+        files = [(source.path.parent / one["path"], int(one["size"]), str(one["sha256"])) for one in listed["files"]]
         if listed["kind"] not in _READERS or not files:
             raise ValueError("it lists nothing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{source.path}: not a whole list of a Hub dataset ({error}). Remove it and run `titans-genomics fetch` again"
         ) from None
-    for path, size in files:
-        if not path.is_file() or path.stat().st_size != size:
-            raise ValueError(
-                f"{path}: not there as it was downloaded (listed in {source.path}). Run `titans-genomics fetch` again"
-            )
     return listed["kind"], files
 
 
-def check_dataset(source: SourceConfig, data: DataConfig) -> None:
-    """Raise ValueError when a file of a list is not there, or has no such column."""
+def _unchanged(path: Path, size: int, sha256: str) -> bool:
+    return path.is_file() and path.stat().st_size == size and _sha256(path, size, path.stat().st_mtime_ns) == sha256
+
+
+@lru_cache(1 << 16)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file as it is at this moment, so that one process reads it through for this only once."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _checked_files(source: SourceConfig, done: Callable[[int], None]) -> tuple[str, list[tuple[Path, int]]]:
+    """Format, and path and size of every file of a list. Raises ValueError when one is not as it was downloaded."""
     kind, files = _files(source)
+    for path, size, sha256 in files:
+        if not _unchanged(path, size, sha256):
+            raise ValueError(
+                f"{path}: not there as it was downloaded (listed in {source.path}). Run `titans-genomics fetch` again"
+            )
+        done(size)
+    return kind, [(path, size) for path, size, _ in files]
+
+
+def check_dataset(source: SourceConfig, data: DataConfig) -> None:
+    """Raise ValueError when a file of a list is not there as it was downloaded, or has no such column."""
+    with Progress(sum(size for _, size, _ in _files(source)[1]), "bytes", f"checking {source.label}") as progress:
+        kind, files = _checked_files(source, progress.update)
     if kind == "parquet":
         for path, _ in files:
             check_parquet(source.model_copy(update={"path": path}), data)
@@ -281,7 +345,7 @@ def read_dataset(
     source: SourceConfig, data: DataConfig, seed: int, dropped: Counter[str], advance: Advance
 ) -> Iterator[Batch]:
     """The documents of all files of a list, file by file; raises as the readers of their format do."""
-    kind, files = _files(source)
+    kind, files = _checked_files(source, lambda size: None)
     total, before = max(1, sum(size for _, size in files)), 0
     for path, size in files:
 

@@ -59,7 +59,9 @@ def write_index(
     total = sum(int((own.end - own.begin).sum()) for own in chosen)
     with (
         pq.ParquetWriter(folder / INDEX, _schema(), compression="lz4", use_dictionary=_FEW) as table,
-        Progress(total, "bases", "writing the index" if tokenizer.plain else "writing tokens") as progress,
+        Progress(
+            total, "bytes" if tokenizer.text else "bases", "writing the index" if tokenizer.plain else "writing tokens"
+        ) as progress,
         ThreadPoolExecutor(1) as beside,  # writes while the next rows are made
     ):
         writing: list[Future[None]] = []

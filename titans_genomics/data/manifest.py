@@ -30,8 +30,8 @@ def check_n(source: SourceConfig, data: DataConfig, shard: Shard, own: Chosen) -
         )
 
 
-def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
-    """Raise ValueError when train, or a held-out split that is wanted, is empty."""
+def check_splits(config: Config, chosen: Sequence[Chosen], text: bool = False) -> None:
+    """Raise ValueError when train, or a held-out split that is wanted, is empty; ``text``: the sources are documents."""
     split = config.data.split
     sizes = {
         name: sum(int((own.end - own.begin)[own.split == number].sum()) for own in chosen)
@@ -50,8 +50,8 @@ def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
                     f"(data.sources[].split), {other}"
                 )
             unit = {
-                "block": f"blocks of {split.block:,} bases (data.split.block)",
-                "contig": "whole contigs (data.split.by)",
+                "block": f"blocks of {split.block:,} {'bytes' if text else 'bases'} (data.split.block)",
+                "contig": f"whole {'documents' if text else 'contigs'} (data.split.by)",
                 "species": "whole species (data.split.by)",
             }[split.by]
             if split.by == "species" or (len(sources) > 1 and split.by == "contig"):
@@ -60,12 +60,15 @@ def check_splits(config: Config, chosen: Sequence[Chosen]) -> None:
                     f"{split.validation} and data.split.test {split.test}. Give sources to {name} by hand (data.sources[].split), or choose another data.split.by"
                 )
             smaller = max(100, int(total * min(s for s in (split.validation, split.test) if s > 0)))
-            if split.by != "block" or split.block > smaller:
-                remedy = f"Split by block with data.split.block {smaller} or less, or add sequence"
+            add = "add text" if text else "add sequence"
+            if text and total < 3 * smaller:
+                remedy = "Add text, or files of their own for validation and test (data.sources[].split)"
+            elif split.by != "block" or split.block > smaller:
+                remedy = f"Split by block with data.split.block {smaller} or less, or {add}"
             else:  # such blocks are there already
-                remedy = "Add sequence, or change these shares"
+                remedy = f"{add.capitalize()}, or change these shares"
             raise ValueError(
-                f"{files}: the split leaves {name} empty: {total:,} bases are too few {unit} or reads for "
+                f"{files}: the split leaves {name} empty: {total:,} {'bytes' if text else 'bases'} are too few {unit}{'' if text else ' or reads'} for "
                 f"data.split.validation {split.validation} and data.split.test {split.test}. {remedy}"
             )
 

@@ -62,8 +62,16 @@ BYTE_LETTERS = _byte_letters()
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 """Tokens of single bytes in vocabularies of SentencePiece with byte fallback, such as that of Llama 2."""
 _BYTE_TOKENS = frozenset(BYTE_TOKENS)
-_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}  # as tokenizer.json has it
+# As tokenizer.json has them.
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_CUT: dict[str, Any] = {
+    "type": "Split",
+    "pattern": {"Regex": rf"[\s\S]{{1,{PIECE}}}"},
+    "behavior": "Isolated",
+    "invert": False,
+}
 _BYTES = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
+_HIDDEN = " "  # in front of a token that no text may become; words hold no space when the model gets them
 
 
 class Pieces(Tokenizer):
@@ -78,8 +86,9 @@ class Pieces(Tokenizer):
 
     A stretch is encoded in pieces of 4096 bases (text: characters, counted anew behind every byte that is no
     UTF-8, which is a token of its own), so that its tokens depend on nothing but the stretch. Sequences are taken as
-    they are: a normaliser, prefix or suffix tokens, truncation and padding in somebody's tokenizer.json are left out,
-    and text that spells a special token is text (Hugging Face tools: with ``encode_special_tokens`` only).
+    they are: a normaliser, prefix or suffix tokens, truncation, padding and added tokens in somebody's tokenizer.json are
+    left out, here and in what is saved, so that Hugging Face tools make the tokens that a model was trained on. Text that
+    spells a special token is text (Hugging Face tools: pad, bos and eos with ``encode_special_tokens`` only).
 
     The reverse complement is decoded, turned and encoded again, stretch by stretch between special tokens: it has
     another number of tokens, and turning twice gives back the bases but not always the tokens.
@@ -102,22 +111,24 @@ class Pieces(Tokenizer):
         if model.get("dropout"):
             raise ValueError("a BPE model with dropout, which gives other tokens every time; set dropout to null")
         added = [token["content"] for token in content["added_tokens"]]
+        made = {"".join(pair) for pair in model["merges"]} | {word for word in model["vocab"] if len(word) == 1}
         roles = _roles(added, names or {})
         there = definition.get_vocab(with_added_tokens=True)
         add_special(definition, list(roles.values()))
         ids = definition.get_vocab(with_added_tokens=True)
         words = sorted(ids, key=ids.__getitem__)
-        if [ids[word] for word in words] != list(range(len(words))) or len(words) > MAX_VOCABULARY:
-            raise ValueError(
-                f"{len(words):,} tokens with ids up to {max(ids.values()):,}; needed are ids without gaps, below {MAX_VOCABULARY:,}"
-            )
+        if len(words) > MAX_VOCABULARY:
+            raise ValueError(f"{len(words):,} tokens are too many; at most {MAX_VOCABULARY:,} can be used")
+        if [ids[word] for word in words] != list(range(len(words))):
+            raise ValueError(f"{len(words):,} tokens have ids up to {max(ids.values()):,}; needed are ids without gaps")
         spaces = bool(model.get("byte_fallback")) and all(token in ids for token in BYTE_TOKENS)
         text = spaces or all(letter in ids for letter in BYTE_LETTERS)
         how = "spaces" if spaces else "bytes" if text else "letters"
-        silent = {*added, *roles.values(), model.get("unk_token")}
-        spelled = [b"" if word in silent else _spelled(word, how) for word in words]
+        silent = ({*added} - made - _BYTE_TOKENS) | {*roles.values(), model.get("unk_token")}
+        spelled = [b"" if word in silent or word[0] == _HIDDEN else _spelled(word, how) for word in words]
         special = (ids[roles["pad"]], ids[roles["bos"]], ids[roles["eos"]])
-        super().__init__("bpe", words, spelled, special, text=text, settings={"text": text})
+        shown = [word if word in added else word.removeprefix(_HIDDEN) for word in words]
+        super().__init__("bpe", shown, spelled, special, text=text, settings={"text": text})
         self.added = tuple(role for role, name in roles.items() if name not in there)
         singles = {codes: token for token, codes in enumerate(spelled) if len(codes) == 1}
         if spaces:
@@ -126,12 +137,23 @@ class Pieces(Tokenizer):
         if lacking and not text:
             raise ValueError(f"no token for {' '.join(lacking)}; needed are A C G T N")
         self._singles, self._spaces = singles, spaces
-        self._definition = definition.to_str()
-        bare = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"), None) | {"added_tokens": []}
+        content |= dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"), None)
         if spaces:
-            self._definition = json.dumps(json.loads(self._definition) | _without_prefix(content))
-            bare |= {"normalizer": _SPACES, "pre_tokenizer": _without_prefix(content)["pre_tokenizer"]}
+            content |= _without_prefix(content)
+        content["pre_tokenizer"] = _in_pieces(content["pre_tokenizer"])
+        silent.discard(model.get("unk_token"))
+        bare = {"added_tokens": [], "model": model | {"vocab": _hiding(ids, silent)}}
         self._bare = tokenizers.Tokenizer.from_str(json.dumps(content | bare))
+        if not text:
+            definition.normalizer = upper_case()
+            content["normalizer"] = json.loads(definition.to_str())["normalizer"]
+        content["added_tokens"] = [
+            {"id": ids[name], "content": name, "special": True}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            for name in sorted(roles.values(), key=ids.__getitem__)
+        ]
+        content["model"] = model | {"vocab": _hiding(ids, silent - {*roles.values()})}
+        self._definition = tokenizers.Tokenizer.from_str(json.dumps(content)).to_str()
         self._check()
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
@@ -262,7 +284,7 @@ def _cutter(text: bool) -> tokenizers.pre_tokenizers.PreTokenizer:
     """Cuts what Hugging Face tools are given as `Pieces.encode` does, and text into words (the rule of GPT-2)."""
     from tokenizers import Regex, pre_tokenizers
 
-    pieces = pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{PIECE}}}"), "isolated")
+    pieces = pre_tokenizers.Split(Regex(_CUT["pattern"]["Regex"]), "isolated")
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return pre_tokenizers.Sequence([pieces, words]) if text else pieces
 
@@ -333,6 +355,18 @@ def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
         "pre_tokenizer": cutter,
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
     }
+
+
+def _in_pieces(cutter: dict[str, Any] | None) -> dict[str, Any]:
+    """A pre-tokenizer of a tokenizer.json that cuts as `Pieces.encode` does before all else."""
+    steps = [] if cutter is None else cutter["pretokenizers"] if cutter["type"] == "Sequence" else [cutter]
+    steps = steps if _CUT in steps[:1] else [_CUT, *steps]
+    return {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0]
+
+
+def _hiding(ids: Mapping[str, int], words: set[str | None]) -> dict[str, int]:
+    """A vocabulary in which no text becomes one of ``words``."""
+    return {_HIDDEN + word if word in words else word: token for word, token in ids.items()}
 
 
 def _roles(added: list[str], names: Mapping[str, str]) -> dict[str, str]:

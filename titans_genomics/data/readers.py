@@ -12,7 +12,7 @@ from titans_genomics.config_data import TEXT_KINDS
 from titans_genomics.data.bam import check_bam, read_bam
 from titans_genomics.data.batch import Advance, Batch
 from titans_genomics.data.bgzf import check_members, is_bgzf
-from titans_genomics.data.detect import HEAD, Kind, read_head, source_kind
+from titans_genomics.data.detect import HEAD, Kind, or_text, read_head, source_kind
 from titans_genomics.data.documents import check_parquet, read_jsonl, read_parquet
 from titans_genomics.data.fasta import read_fasta
 from titans_genomics.data.fastq import read_fastq
@@ -55,9 +55,10 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
             f"{source.path}: the file's name is not UTF-8. Rename it, or give the source a name (data.sources[].name)"
         ) from None
     if (kind in TEXT_KINDS) != (data.tokenizer.kind == "byte") and data.tokenizer.kind != "bpe":
-        raise ValueError(
+        error = ValueError(
             f"{source.path}: {kind} does not go with data.tokenizer.kind {data.tokenizer.kind}: text is read as byte or bpe, nucleotides as nucleotide, kmer or bpe"
         )
+        raise error if kind in TEXT_KINDS else or_text(error, source, data)
     for path, key in ((source.reference, "reference"), (source.regions, "regions"), (source.exclude, "exclude")):
         if path is None:
             continue
@@ -81,7 +82,10 @@ def check_source(source: SourceConfig, data: DataConfig) -> Kind:
     if bgzf:
         check_members(source.path)
     if kind == "fasta":
-        _check_letters(source, data, head)
+        try:
+            _check_letters(source, data, head)
+        except ValueError as error:
+            raise or_text(error, source, data) from None
     return kind
 
 

@@ -16,6 +16,9 @@ from titans_genomics.data.series_file import and_more, find_file, read_numbers, 
 
 DAY = 86_400
 
+SMALLEST = 1e-150
+"""Deviations below this, or above its inverse, are not used: their squares leave float64."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -85,15 +88,23 @@ def load_series(settings: ForecastConfig) -> Series:
     filled = _fill(raw)
     splits = split(path, times, settings)
     train = raw[: splits["train"].stop]
-    mean, deviation = train.mean(0), train.std(0)
-    constant = [name for c, name in enumerate(names) if np.ptp(train[:, c]) == 0]
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        mean, deviation, extent = train.mean(0), train.std(0), np.ptp(train, axis=0)
+    constant = [name for c, name in enumerate(names) if extent[c] == 0]
     if constant:
         rest = [name for name in names if name not in constant]
         raise ValueError(
             f"{path}: column {constant[0]!r} is constant in the training steps (rows 1 to {splits['train'].stop}){and_more(constant)}, which cannot be scaled. "
             f"Leave it out: list the others under forecast.columns{f', such as {rest[:3]}' if rest else ''}"
         )
-    scaled = ((raw - mean) / deviation).astype(np.float32)
+    with np.errstate(all="ignore"):
+        scaled = ((raw - mean) / deviation).astype(np.float32)
+    within = (deviation > SMALLEST) & (deviation < 1 / SMALLEST) & np.isfinite(scaled).all(0)
+    for c in np.flatnonzero(~within)[:1]:
+        raise ValueError(
+            f"{path}: column {names[c]!r}: its values, from {raw[:, c].min():.3g} to {raw[:, c].max():.3g}, are too small, too large or too far apart to be "
+            "scaled by mean and deviation of the training steps; change its unit, or correct those far off"
+        )
     return Series(tuple(names), times, scaled, mean, deviation, splits, filled, sha256)
 
 

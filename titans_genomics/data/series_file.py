@@ -5,6 +5,7 @@ Rows are counted from 1, the first one below the header. N: steps of the series.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -75,7 +76,7 @@ def read_table(path: Path, settings: ForecastConfig) -> pa.Table:
         )
         return "skip"
 
-    header = next(io.StringIO(content[:1_000_000].decode("utf-8", "replace"))).rstrip("\r\n").lstrip("\ufeff")
+    header = _header(path, content)
     try:
         names = csv.read_csv(io.BytesIO((header + "\n").encode())).column_names
         table = csv.read_csv(
@@ -109,6 +110,23 @@ def read_table(path: Path, settings: ForecastConfig) -> pa.Table:
     if table.num_rows < 3:
         raise ValueError(f"{path}: has {table.num_rows} rows, which make no series; give a longer one")
     return table
+
+
+def _header(path: Path, content: bytes) -> str:
+    """The first line. Raises ValueError when it is of another encoding, or its cells stand between other marks than commas."""
+    first = content.split(b"\n", 1)[0]
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first:
+        raise ValueError(f"{path}: is UTF-16, as it seems; save it as UTF-8")
+    try:
+        header = first.decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: the header is not UTF-8 (byte {error.start + 1:,}), but Latin-1 or the like; save it as UTF-8"
+        ) from None
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if mark in header and "," not in header:
+            raise ValueError(f"{path}: its cells stand between {name}, as it seems; save it with commas between them")
+    return header
 
 
 # ------------------------------------------------------------------------------------------------- times
@@ -202,7 +220,15 @@ def _length(step: int, unit: str, times: NDArray[np.generic]) -> str:
 def read_numbers(path: Path, name: str, text: pa.ChunkedArray, settings: ForecastConfig) -> NDArray[np.float64]:
     """A column (N,) of numbers, NaN where a value is missing and may be."""
     cells = pc.utf8_trim_whitespace(text.combine_chunks())
-    missing = pc.is_in(cells, value_set=pa.array(MISSING)).to_numpy(zero_copy_only=False)
+    cells = pc.if_else(pc.is_in(cells, value_set=pa.array(MISSING)), pa.scalar("nan"), cells)
+    try:
+        values = pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        row = next(i for i, cell in enumerate(cells.to_pylist()) if not _is_number(cell))
+        raise ValueError(
+            f"{path}: row {row + 1:,}, column {name!r}: {cells[row].as_py()!r} is not a number. Correct it, or list the columns of numbers under forecast.columns"
+        ) from None
+    missing = np.isnan(values)  # -nan and nan(1) are numbers to the parser, too
     if missing.all():
         raise ValueError(
             f"{path}: column {name!r} has no value at all. Leave it out: list the others under forecast.columns"
@@ -212,14 +238,6 @@ def read_numbers(path: Path, name: str, text: pa.ChunkedArray, settings: Forecas
         raise ValueError(
             f"{path}: row {row + 1:,}, column {name!r}: the value is missing{and_more(np.flatnonzero(missing))}. Fill it, or set forecast.gaps to interpolate"
         )
-    cells = pc.if_else(pa.array(missing), pa.scalar("nan"), cells)
-    try:
-        values = pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:
-        row = next(i for i, cell in enumerate(cells.to_pylist()) if not _is_number(cell))
-        raise ValueError(
-            f"{path}: row {row + 1:,}, column {name!r}: {cells[row].as_py()!r} is not a number. Correct it, or list the columns of numbers under forecast.columns"
-        ) from None
     endless = np.flatnonzero(np.isinf(values))
     if len(endless):
         raise ValueError(

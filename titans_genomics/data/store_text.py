@@ -29,12 +29,26 @@ def text_report(found: dict[str, Any]) -> str:
         f"({kind}, {_count(found['tokenizer']['vocab_size'])} in the vocabulary), {quantity(found['size'])}B on disk, seed {found['seed']}",
     ]
     lines += _table("Sources", ["source", "kind", "species", "assembly", "weight", "file"], "llllrl", _files(sources))
-    lines += _table(
-        "What was read",
-        ["source", "read", "used", "", unit, "GC", "N", "N runs", "longest", "soft-masked", "IUPAC", "on disk"],
-        "lrrlrrrrrrrr",
-        [_bases_row(source) for source in sources],
-    )
+    if text:
+        columns, align = ["source", "read", "left out", "used", "", unit, "not UTF-8", "on disk"], "lrrrlrrr"
+    else:
+        columns = [
+            "source",
+            "read",
+            "used",
+            "",
+            unit,
+            "GC",
+            "N",
+            "N runs",
+            "longest",
+            "soft-masked",
+            "IUPAC",
+            "on disk",
+        ]
+        align = "lrrlrrrrrrrr"
+    row = _bytes_row if text else _bases_row
+    lines += _table("What was read", columns, align, [row(source) for source in sources])
     lines += _table(
         f"Lengths of the records, {unit}",
         ["source", "shortest", "median", "mean", "N50", "L50", "longest"],
@@ -125,6 +139,19 @@ def _bases_row(source: dict[str, Any]) -> list[str]:
         _count(n and n["longest"]),
         _percent(soft and soft["share"]),
         _count(source["iupac"]),
+        quantity(source["size"]) + "B",
+    ]
+
+
+def _bytes_row(source: dict[str, Any]) -> list[str]:
+    """Of text; documents that were left out while reading are not among those read."""
+    left_out = sum(left["records"] or 0 for left in source["left_out"])
+    return [
+        source["name"],
+        *(_count(number) for number in (source["read"], left_out, source["kept"])),
+        source["records"],
+        _count(source["bases"]),
+        _count(source["not_utf8"]),
         quantity(source["size"]) + "B",
     ]
 

@@ -12,6 +12,9 @@ import numpy as np
 
 from titans_genomics.data.bgzf import read_blocks
 
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark with which some programs begin a file; it is no part of the text."""
+
 _STRAY = re.compile("[\udc80-\udcff]")  # what bytes that are no UTF-8 are decoded to
 
 
@@ -37,7 +40,7 @@ class Utf8:
         self.strays = 0
 
     def blocks(self) -> Iterator[tuple[bytes, float]]:
-        """The bytes of the file, decompressed and treated, and the share of the file read so far.
+        """The bytes of the file behind its byte order mark, decompressed and treated, and the share of the file read so far.
 
         Raises
         ------
@@ -48,7 +51,8 @@ class Utf8:
         for block, share in read_blocks(self.path):
             raw = rest + block.tobytes()
             whole = _whole(raw)
-            yield self.treat(raw[:whole], begin), share
+            treated = self.treat(raw[:whole], begin)
+            yield treated if begin else treated.removeprefix(BOM), share
             rest, begin = raw[whole:], begin + whole
         if rest:
             yield self.treat(rest, begin), share

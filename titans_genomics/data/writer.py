@@ -264,7 +264,7 @@ def _finish(config: Config, folder: Path) -> dict[str, Any]:
     for source, shard, own in zip(sources, shards, chosen, strict=True):
         check_n(source, data, shard, own)
     leaks = leak_gate(config, shards, chosen)
-    check_splits(config, chosen)
+    check_splits(config, chosen, text=any(shard.facts["what"] == "documents" for shard in shards))
     tokenizer = fit_tokenizer(config, shards, chosen)
     tokenizer.save(folder / TOKENIZER)
     runs = write_index(config, folder, shards, chosen, tokenizer)

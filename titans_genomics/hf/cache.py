@@ -5,6 +5,7 @@ Axes: B rows of a batch, T tokens, D model width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,16 @@ class TitansCache(Cache):
 
     def __repr__(self) -> str:
         return f"TitansCache({self.batch_size} rows after {self.length} tokens)"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TitansCache:
+        """A copy that shares no tensor and has no autograd history, which torch would refuse to copy."""
+        other = copy.copy(self)
+        memo[id(self)] = other
+        other.parts = [
+            Part([*rows], [*counts], None if state is None else map_leaves(_copied, state))
+            for rows, counts, state in self.parts
+        ]
+        return other
 
     @property
     def batch_size(self) -> int:
@@ -247,6 +258,10 @@ class TitansCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         """Raises ValueError: what was read cannot be unread."""
         raise ValueError("the state of a recurrent model cannot be taken back by some tokens: keep a copy of the cache")
+
+
+def _copied(_: str, leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def real_places(real_BT: Tensor) -> tuple[Tensor, list[int]]:

@@ -24,6 +24,7 @@ def model_card(
     name: str,
     place: str,
     text: bool,
+    run: str | None = None,
     trained: dict[str, Any] | None = None,
     evaluated: dict[str, Any] | None = None,
     licence: str | None = None,
@@ -36,8 +37,9 @@ def model_card(
     description : model.json
     manifest : manifest.json of the token store
     name : the model's name
-    place : where it is loaded from: OWNER/NAME on the Hub, or a folder
+    place : where it is loaded from: OWNER/NAME on the Hub, or the name of the folder
     text : whether tokens stand for bytes of text, not for bases
+    run : the run's name; None: not said
     trained, evaluated : train.json and evaluate.json, where there are any
     licence, language : as the Hub writes them; None: not said
     """
@@ -68,7 +70,7 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        _what_it_is(description, text),
+        _what_it_is(description, run, text),
         _use(place, text),
         _data(manifest, unit),
         _training(trained),
@@ -90,7 +92,7 @@ def _figures(name: str, evaluated: dict[str, Any] | None) -> list[tuple[str, dic
     return found
 
 
-def _what_it_is(description: dict[str, Any], text: bool) -> str:
+def _what_it_is(description: dict[str, Any], run: str | None, text: bool) -> str:
     shape = description["config"]
     variant = "transformer" if description["class"] == "transformer" else shape["variant"]
     memory = ""
@@ -102,7 +104,7 @@ def _what_it_is(description: dict[str, Any], text: bool) -> str:
         f"A language model of {'text' if text else 'DNA'}: {VARIANTS.get(variant, variant)}, {description['parameters']:,} parameters "
         f"in {shape['n_layers']} blocks of width {shape['d_model']} with {shape['n_heads']} heads, a vocabulary of {shape['vocab_size']:,} tokens.{memory} "
         f"What it remembers does not grow with the length of its input.\n\n"
-        f"Made by titans-genomics {description['version']}, model `{description['name']}` after {description['step']:,} optimiser steps."
+        f"Made by titans-genomics {description['version']}, model `{description['name']}`{f' of the run `{run}`' if run else ''} after {description['step']:,} optimiser steps."
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from titans_genomics.config import TitansConfig
 from titans_genomics.data.folder import TOKENIZER
@@ -29,6 +32,7 @@ def export(
     store: str | Path,
     out: str | Path,
     *,
+    run: str | None = None,
     evaluation: str | Path | None = None,
     licence: str | None = None,
     language: str | None = None,
@@ -47,6 +51,8 @@ def export(
         The token store that the model was trained on; its tokenizer goes along.
     out : path
         Folder to write, whole or not at all; an earlier export there is replaced.
+    run : str or None
+        The run's name, for the model card; None: not said.
     evaluation : path or None
         evaluate.json, for the model card; None: that of the run, where there is one.
     licence : str or None
@@ -86,13 +92,15 @@ def export(
         licence=licence,
         language=language,
         name=push or out.resolve().name,
-        place=push or str(out),
+        place=push or out.resolve().name,
+        run=run,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     written = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         written.mkdir()
-        model.save_pretrained(written, max_shard_size=shard_size)
+        with _no_bars():
+            model.save_pretrained(written, max_shard_size=shard_size)
         _write_tokenizer(tokens.path / TOKENIZER, written)
         write_text(written / "README.md", card)
         for weights in written.glob("*.safetensors"):  # made for the owner alone
@@ -137,13 +145,13 @@ def upload(folder: Path, name: str, private: bool) -> None:
     Raises ValueError when that fails, saying why; the folder stays as it is.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
-    api = HfApi()
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # a mirror
     try:
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="titans-genomics export")
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{folder} is written, but could not be uploaded as {name} ({type(error).__name__}: {reason}). Log in with `hf auth login` "
@@ -161,6 +169,18 @@ def _check_out(out: Path) -> None:
         earlier = False
     if not earlier:
         raise ValueError(f"{out}: there is something else than an exported model. Choose another folder, or remove it")
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows no bars of its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _optional(path: Path, command: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ class NeuralMemory(nn.Module):
         super().__init__()
         D, H = config.d_model, config.n_heads
         self.watched: int | None = None
+        # stands in for `neural_memory` while somebody listens to what it is given
+        self.rule: Callable[..., tuple[Tensor, MemoryState]] | None = None
         self.token = None
         self.heads, self.width, self.chunk = H, D // H, config.chunk
         self.momentum, self.forgetting = config.momentum, config.forgetting
@@ -94,7 +97,7 @@ class NeuralMemory(nn.Module):
         (q, k, v), tail = self.convolve(self.to_qkv(x), state.tail, "one", "one", values)
         alpha, eta, theta = self.gates(x)
         memory = state.memory
-        y, memory = neural_memory(
+        y, memory = (self.rule or neural_memory)(
             q, k, v, alpha, eta, theta, memory.weights, memory.surprise, self.chunk,
             anchor=memory.anchor, offset=memory.offset, check=False,
         )  # fmt: skip
@@ -106,7 +109,8 @@ class NeuralMemory(nn.Module):
 
     def takes_one_token(self, x: Tensor) -> bool:
         """Whether `one_token` does for x (B, 1, D): on a CPU, in float32, without gradients, hooks and adapters."""
-        if torch.is_grad_enabled() or self.training or self.watched is not None or x.device.type != "cpu":
+        watched = self.watched is not None or self.rule is not None
+        if torch.is_grad_enabled() or self.training or watched or x.device.type != "cpu":
             return False
         if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or why_no_kernels() is not None:
             return False

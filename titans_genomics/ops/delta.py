@@ -189,18 +189,24 @@ def why_not_fla(q: Tensor) -> str | None:
     """Why flash-linear-attention does not take q (B, T, H, d) and what belongs to it; None: it does."""
     if not q.is_cuda:
         return f"it needs tensors on a GPU, got {q.device}"
-    if q.dtype == torch.float64:
-        return "it computes in float32 or less, got float64"
+    if q.dtype == torch.float64 or _fla_dtype(q) not in (torch.bfloat16, torch.float16):
+        return f"it computes in bfloat16 or float16 (under torch.autocast also what is float32), got {q.dtype}"
     if not 16 <= q.shape[-1] <= 256:
         return f"it takes head widths from 16 to 256, got {q.shape[-1]}"
     return None if _has_fla() else "flash-linear-attention is not installed: pip install flash-linear-attention"
+
+
+def _fla_dtype(q: Tensor) -> torch.dtype:
+    """What q, k and v are turned into for flash-linear-attention: what autocast asks for, or what they are."""
+    kind = q.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
 
 
 def _fla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """`gated_delta_rule` by flash-linear-attention, whose state has rows for k and columns for v."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
-    dtype = torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
+    dtype = _fla_dtype(q)
     q, k, v = (x.to(dtype) for x in (q, k, v))
     o, state = chunk_gated_delta_rule(
         q, k, v, log_decay, beta, scale=1.0, initial_state=state.mT.contiguous(), output_final_state=True

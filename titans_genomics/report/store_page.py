@@ -140,7 +140,7 @@ def _bases(sources: Sequence[dict[str, Any]]) -> str:
             left += width
         ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         ax.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure, "bases", "Bases of each source and split")
+        return svg(figure, "bases", f"{'Bytes' if _of_text(shown) else 'Bases'} of each source and split")
 
 
 def _shares(sources: Sequence[dict[str, Any]]) -> str | None:
@@ -176,7 +176,13 @@ def _lengths(sources: Sequence[dict[str, Any]]) -> str | None:
         ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.set_xlabel("length of the record, bases" if shown[0]["n"] else "length of the document, bytes")
         ax.set_ylabel("% of the bases" if shown[0]["n"] else "% of the bytes")
-        return svg(figure, "lengths", "Share of the bases by length of the record")
+        return svg(
+            figure,
+            "lengths",
+            "Share of the bases by length of the record"
+            if shown[0]["n"]
+            else "Share of the bytes by length of the document",
+        )
 
 
 def _gc(sources: Sequence[dict[str, Any]]) -> str | None:
@@ -225,7 +231,7 @@ def _left_out(sources: Sequence[dict[str, Any]]) -> str | None:
         for ax, key, colour in zip(row, ("records", "bases"), LAYERS, strict=False):
             ax.barh(range(len(rows)), [own[key] for _, own in rows], color=colour, height=0.72)
             ax.set_xlim(left=0)
-            ax.set_title(key)
+            ax.set_title("bytes" if key == "bases" and _of_text(sources) else key)
             ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         return svg(figure, "left_out", "What was left out, by reason")
 

@@ -31,14 +31,16 @@ def niah(result: dict[str, Any], labels: dict[str, str]) -> list[Table]:
         for name, own in models.items():
             at = {row["length"]: row for row in own["lengths"] if row["kind"] == kind}
             rows.append([labels.get(name, name), *(_needle(at[length]) for length in result["lengths"])])
+        asked = [f"{length:,} ({at[length]['samples']:,})" for length in result["lengths"]]  # the same for every model
         trained = next(iter(models.values()))["training"]
         context = f" Models were trained on the task ({trained['steps']:,} steps)." if trained else ""
         tables.append(
             Table(
                 KINDS[kind],
-                "Share of answers, written greedily, that hold the value, over all depths; in brackets the share of the value's tokens that are the most likely "
-                f"ones when those before are given.{context} Columns: tokens up to the answer.",
-                ["model", *(f"{length:,}" for length in result["lengths"])],
+                "Share of answers, written greedily, that hold the value, over all depths, in brackets its 95% interval (Wilson); behind the semicolon the share of "
+                f"the value's tokens that are the most likely ones when those before are given.{context} Columns: tokens up to the answer, in brackets the "
+                "number of prompts.",
+                ["model", *asked],
                 rows,
             )
         )
@@ -64,7 +66,8 @@ def niah(result: dict[str, Any], labels: dict[str, str]) -> list[Table]:
 
 
 def _needle(row: dict[str, Any]) -> str:
-    return f"{percent(row['found'])} ({percent(row['accuracy'])})"
+    low, high = row["found_ci95"]
+    return f"{percent(row['found'])} ({100 * low:.0f}–{100 * high:.0f}); {percent(row['accuracy'])}"
 
 
 def states(result: dict[str, Any], labels: dict[str, str]) -> list[Table]:
@@ -111,35 +114,48 @@ def _spread(value: dict[str, float], several: bool) -> str:
 def forecast(result: dict[str, Any], labels: dict[str, str]) -> list[Table]:
     """MSE and MAE of scaled values by horizon, and published means where the config has them."""
     names = {"last": "last value", "dlinear": "DLinear"} | labels
-    rows = []
+    rows, seeds = [], max(len(own["seeds"]) for own in result["models"].values())
     for name, own in result["models"].items():
         figures = [own["horizons"][str(horizon)] for horizon in result["horizons"]]
         rows.append(
             [
                 names.get(name, name),
                 f"{max(figure['parameters'] for figure in figures):,}",
+                _trained(figures),
                 *(_error(figure, len(own["seeds"]) > 1) for figure in figures),
                 _mean(figures),
             ]
         )
     rows += [
-        [f"{name} (published)", "", *[""] * len(result["horizons"]), f"{own['mse']:.3f} / {own['mae']:.3f}"]
+        [f"{name} (published)", "", "", *[""] * len(result["horizons"]), f"{own['mse']:.3f} / {own['mae']:.3f}"]
         for name, own in result.get("published", {}).items()
     ]
     steps, most = result["steps"], result["max_windows"]
     windows = f"{most:,} windows, evenly spread over the test split" if most else "all windows of the test split"
     text = (
         f"{result['data']}: {len(result['columns'])} series, {steps['all']:,} steps ({steps['train']:,} train, {steps['validation']:,} validation, {steps['test']:,} test), "
-        f"forecasts from {result['lookback']} steps. MSE / MAE of values scaled by mean and deviation of the training split, over {windows}."
+        f"forecasts from {result['lookback']} steps. MSE / MAE of values scaled by mean and deviation of the training split, over {windows}; "
+        + (f"means of {seeds} seeds, ± the standard deviation of the MSE between them" if seeds > 1 else "one seed")
+        + (f"; {result['filled']:,} missing cells filled by interpolation" if result["filled"] else "")
+        + ". Parameters: of the longest horizon. Training: optimiser steps at each horizon, in brackets those after which validation was best."
     )
     return [
         Table(
             f"Forecasting, {result['data']}",
             text,
-            ["model", "parameters", *(f"{horizon} steps" for horizon in result["horizons"]), "mean"],
+            ["model", "parameters", "training", *(f"{horizon} steps" for horizon in result["horizons"]), "mean"],
             rows,
         )
     ]
+
+
+def _trained(figures: list[dict[str, Any]]) -> str:
+    """Optimiser steps at each horizon, and the best ones: from the first to the last of horizons and seeds. Empty where nothing is trained."""
+    if figures[0]["steps"] is None:
+        return ""
+    best = [step for figure in figures for step in figure["best_step"]]
+    shown = f"{min(best):,}" if min(best) == max(best) else f"{min(best):,}–{max(best):,}"
+    return f"{figures[0]['steps']:,} ({shown})"
 
 
 def _error(figure: dict[str, Any], several: bool) -> str:

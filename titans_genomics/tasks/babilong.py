@@ -138,17 +138,9 @@ def babilong(model: Any, settings: NiahConfig, store: TokenStore, seed: int, wha
     Raises
     ------
     FileNotFoundError, ValueError
-        As `read_babi` and `scattered`; when there is no haystack.
+        As `drawn`.
     """
-    own = settings.babilong
-    assert own is not None
-    haystack = text_of_file(settings.haystack, store.tokenizer) if settings.haystack else text_of_store(store, "test")
-    tasks = {path: read_babi(path) for path in own.files}
-    prompts = {
-        (path, length): _prompts(path, questions, haystack, store.tokenizer, length, own, seed)
-        for path, questions in tasks.items()
-        for length in own.lengths
-    }
+    tasks, prompts = drawn(settings, store, seed)
     cells = []
     with Progress(sum(p.length for ps in prompts.values() for p in ps), "tokens", f"BABILong, {what}") as progress:
         for (path, length), asked in prompts.items():
@@ -176,6 +168,28 @@ def babilong(model: Any, settings: NiahConfig, store: TokenStore, seed: int, wha
             )
             progress.update(0, note=f"{path.name} at {length:,} tokens: {found.mean():.0%} found")
     return {"cells": cells}
+
+
+def drawn(
+    settings: NiahConfig, store: TokenStore, seed: int
+) -> tuple[dict[Path, list[Question]], dict[tuple[Path, int], list[Prompt]]]:
+    """The questions of every file, and the prompts of every file and length.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_babi` and `scattered`; when there is no haystack.
+    """
+    own = settings.babilong
+    assert own is not None
+    haystack = text_of_file(settings.haystack, store.tokenizer) if settings.haystack else text_of_store(store, "test")
+    tasks = {path: read_babi(path) for path in own.files}
+    prompts = {
+        (path, length): _prompts(path, questions, haystack, store.tokenizer, length, own, seed)
+        for path, questions in tasks.items()
+        for length in own.lengths
+    }
+    return tasks, prompts
 
 
 def _prompts(

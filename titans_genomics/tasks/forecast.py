@@ -43,29 +43,20 @@ def forecast(config: Config, out: Path, model: str | None = None, seed: int | No
     """
     if config.forecast.path is None:
         raise ValueError("forecast.path is not set: name a CSV with a column of times and columns of numbers")
-    for key, value, known in (("model", model, names(config)), ("seed", seed, config.forecast.seeds)):
+    fits = config.fits("forecast")
+    for key, value, known in (("model", model, fits), ("seed", seed, config.forecast.seeds)):
         if value is not None and value not in known:
             raise ValueError(f"forecast: {key} {value!r} is not one of this run's: {', '.join(map(str, known))}")
     series = load_series(config.forecast)
-    asked = [model] if model is not None else names(config)
     found = {
         name: {
             str(number): measure(config, series, Path(out), name, number)
-            for number in ((seed,) if seed is not None and name != "last" else seeds(config, name))
+            for number in ((seed,) if seed is not None and name != "last" else own)
         }
-        for name in asked
+        for name, own in fits.items()
+        if model in (None, name)
     }
     return found[model] if model is not None else table(config, Path(out))
-
-
-def names(config: Config) -> list[str]:
-    """What is measured: the models of the run, then the baselines."""
-    return [*config.models, *config.forecast.baselines]
-
-
-def seeds(config: Config, name: str) -> tuple[int, ...]:
-    """The seeds of a model; the last value draws nothing, and has one."""
-    return config.forecast.seeds[:1] if name == "last" else config.forecast.seeds
 
 
 def measure(config: Config, series: Series, out: Path, name: str, seed: int) -> dict[str, Any]:
@@ -99,9 +90,9 @@ def table(config: Config, out: Path) -> dict[str, Any]:
     Raises FileNotFoundError when a model was not measured yet, ValueError when it was with other settings than the config's.
     """
     settings, series, models = config.forecast, load_series(config.forecast), {}
-    for name in names(config):
+    for name, seeds in config.fits("forecast").items():
         results = []
-        for seed in seeds(config, name):
+        for seed in seeds:
             path = Path(out) / name / f"seed{seed}" / "result.json"
             result = read_json(path, f"forecast --model {name} --seed {seed}")
             if result.get("identity") != _identity(config, series, name):
@@ -164,6 +155,7 @@ def _together(found: list[dict[str, Any]]) -> dict[str, Any]:
         "windows": found[0]["windows"],
         "parameters": found[0]["parameters"],
         "training_seconds": sum(training["seconds"] for training in trainings),
+        "steps": trainings[0]["steps"] if trainings else None,
         "best_step": [training["best_step"] for training in trainings],
         "example": found[0]["example"],
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import importlib.util
 import io
+import json
 import logging
 import math
 import os
@@ -20,8 +22,10 @@ from titans_genomics.config import Config, LmEvalConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
+from titans_genomics.tasks.lm_eval_faults import said, task_named, unreachable
 from titans_genomics.tasks.sequences import device_of
 from titans_genomics.training import check_model, load_model, with_vocabulary
+from titans_genomics.training.logs import say
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 """Bootstrap resamples of the standard errors that have no formula (perplexities)."""
 
-LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "httpx", "urllib3", "filelock", "fsspec")
+LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "httpx", "httpx2", "urllib3", "filelock", "fsspec")
 """Loggers of the harness and of what it calls."""
+
+INCLUDED = (".yaml", ".yml", ".py", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
+"""Endings of the files in ``lm_eval.include`` whose change makes models be measured again."""
 
 REMEDY = (
     "Without a network, fill the cache of Hugging Face datasets on a machine that has one and set HF_DATASETS_OFFLINE=1 here, or give "
@@ -50,12 +57,14 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
     models : dict
         Name to the output folder of ``train``.
     out : Path
-        The JSON file to write, anew after each model.
+        The JSON file to write. Until all models are measured those that are stand in ``.part.json`` beside it. A model that stands in
+        either, with the same settings and weights, is not measured again.
 
     Returns
     -------
     dict
-        ``package``, ``version``, ``tasks``, ``limit``, ``fewshot`` (null: as each task has it); ``details``: task to ``version``, ``fewshot`` and
+        ``package``, ``version``, ``tasks``, ``limit``, ``fewshot`` (null: as each task has it), ``seed``, ``include`` (SHA-256 of its files);
+        ``weights``: name to the SHA-256 of model.safetensors; ``details``: task to ``version``, ``fewshot`` and
         ``documents``; ``models``: name to task (groups too) to metric to ``value`` and ``stderr`` (null where there is none); ``not_finite``:
         name to the scored tokens for which the model gave no numbers.
 
@@ -63,7 +72,7 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
     ------
     FileNotFoundError, ValueError
         When lm-eval is not installed; there is no model, or it comes from another config or token store; the tokens are not of text; there is no such task, or its data
-        cannot be had: names the task.
+        cannot be had, or it asks for more examples than it has, or for what is not supported: names the task.
     """
     settings = config.lm_eval
     if not settings.tasks:
@@ -84,26 +93,28 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
 
     torch.set_flush_denormal(True)
     device, stream = device_of(config), sys.stderr
-    result: dict[str, Any] = {
+    asked = {
         "package": "lm_eval",
         "version": __version__,
         "tasks": list(settings.tasks),
         "limit": settings.limit,
         "fewshot": settings.fewshot,
-        "details": {},
-        "models": {},
-        "not_finite": {},
+        "seed": config.seed,
+        "include": _include(settings.include) if settings.include is not None else None,
     }
+    out, weights = Path(out), {name: _sha256(Path(folder) / "model.safetensors") for name, folder in models.items()}
+    part = out.with_suffix(f".part{out.suffix}")
+    result = asked | {"weights": {}, "details": {}, "models": {}, "not_finite": {}}
+    for path in (out, part):
+        _take_over(result, path, asked, weights)
+    for name in result["models"]:
+        say(f"lm-eval, {name}: measured before with these settings and weights")
+    left = [name for name in models if name not in result["models"]]
     with quiet_logs():
-        manager, names = find_tasks(settings)
-        tasks = []
-        with Progress(len(names), "tasks", "lm-eval: loading", stream=stream) as progress:
-            for name in names:
-                tasks += load_task(manager, name)
-                progress.update(note=name)
-        for name, folder in models.items():
+        manager, tasks = load_tasks(settings) if left else (None, [])
+        for name in left:
             model = TitansLM(
-                load_model(folder, device),
+                load_model(models[name], device),
                 tokens.tokenizer,
                 settings.piece,
                 settings.batch_tokens,
@@ -112,7 +123,11 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
                 stream=stream,
             )
             # the harness shows a bar for everything, and prints; what takes long shows its own progress
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+                task_named(settings),
+            ):
                 found = simple_evaluate(
                     model,
                     tasks=tasks,
@@ -133,8 +148,40 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
                 }
                 for task, version in found["versions"].items()
             }
-            write_json(Path(out), result)
+            result["weights"][name] = weights[name]
+            write_json(part, result)
+    for key in ("weights", "models", "not_finite"):
+        result[key] = {name: result[key][name] for name in models}
+    write_json(out, result)
+    part.unlink(missing_ok=True)
     return result
+
+
+def _take_over(result: dict[str, Any], path: Path, asked: dict[str, Any], weights: dict[str, str]) -> None:
+    """Put the models that stand in a file of ours into the result, if settings and weights are the same."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if any(earlier[key] != value for key, value in asked.items()):
+            return
+        same = [name for name, sha256 in weights.items() if earlier["weights"].get(name) == sha256]
+        found = {key: {name: earlier[key][name] for name in same} for key in ("weights", "models", "not_finite")}
+        found["details"] = earlier["details"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, or none of ours
+        return
+    for key, values in found.items():
+        result[key] |= values
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _include(folder: Path) -> str:
+    """One SHA-256 of the task files in a folder and their data; what datasets keeps there is left out."""
+    files = sorted(path for path in folder.glob("**/*") if path.suffix in INCLUDED)
+    listed = "".join(f"{_sha256(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
+    return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def require() -> None:
@@ -188,23 +235,29 @@ def _near(asked: str, manager: TaskManager, include: Path | None) -> str:
     return hint
 
 
+def load_tasks(settings: LmEvalConfig) -> tuple[TaskManager, list[Any]]:
+    """The harness's index of tasks, and those that are asked for, with their data. Raises as `find_tasks` and `load_task`."""
+    manager, names = find_tasks(settings)
+    tasks = []
+    with Progress(len(names), "tasks", "lm-eval: loading") as progress:
+        for name in names:
+            tasks += load_task(manager, name)
+            progress.update(note=name)
+    return manager, tasks
+
+
 def load_task(manager: TaskManager, name: str) -> list[Any]:
     """The task, group or tasks of a tag by name, with their data.
 
     Raises ValueError when the data cannot be had, or the task cannot be set up: names the task and the cause.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         loaded = manager.load([name])
     except Exception as error:  # every task may raise what its code raises
-        first = " ".join(str(error).split())[:300] or type(error).__name__
-        if isinstance(error, (OSError, HfHubHTTPError)) or type(error).__module__.split(".")[0] in (
-            "httpx",
-            "httpcore",
-        ):
+        if unreachable(error):
+            first = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"lm_eval.tasks: the data of {name} could not be had ({first}). {REMEDY}") from error
-        raise ValueError(f"lm_eval.tasks: {name} cannot be set up ({type(error).__name__}: {first})") from error
+        raise ValueError(f"lm_eval.tasks: {name} cannot be set up ({said(error)})") from error
     inside = {task for group in loaded["groups"].values() for task in _inside(group)}
     return [
         *(group for key, group in loaded["groups"].items() if key not in inside),
@@ -233,8 +286,9 @@ def _metrics(values: dict[str, Any]) -> dict[str, dict[str, float | None]]:
 
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Only errors are logged, by the harness and what it calls; bars of downloads are shown on a terminal only; and its bootstrap starts no processes."""
+    """Only errors are logged, by the harness and what it calls; bars of downloads are shown on a terminal only; and it starts no processes, for its bootstrap or git."""
     import datasets
+    from lm_eval import evaluator
 
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before, process = [logger.level for logger in loggers], os.environ.get("DISABLE_MULTIPROC")
@@ -244,9 +298,11 @@ def quiet_logs() -> Iterator[None]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     os.environ["DISABLE_MULTIPROC"] = "1"
+    commit, evaluator.get_git_commit_hash = evaluator.get_git_commit_hash, lambda: None  # git says a word on stderr
     try:
         yield
     finally:
+        evaluator.get_git_commit_hash = commit
         if bars:
             datasets.enable_progress_bars()
         for logger, level in zip(loggers, before, strict=True):

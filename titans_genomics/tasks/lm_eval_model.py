@@ -146,9 +146,14 @@ class TitansLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model goes on with, up to a stop string, the end-of-text token or the limit.
 
-        Raises ValueError for generation settings that are not supported.
+        Raises ValueError for generation settings that are not supported; names the task.
         """
-        how = [ways(request.args[1]) for request in requests]
+        how = []
+        for request in requests:
+            try:
+                how.append(ways(request.args[1]))
+            except ValueError as error:
+                raise ValueError(f"lm_eval.tasks: {request.task_name}: {error}") from None
         prompts = [self.encode(request.args[0]) for request in requests]
         prompts = [prompt if len(prompt) else np.array([self.prefix_token_id]) for prompt in prompts]
         with self._progress(len(requests), "answers", "answers") as progress:

@@ -7,6 +7,7 @@ Each depth has prompts of its own, the same for every model.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,14 @@ from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.files import read_json, write_json
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.babilong import babilong
+from titans_genomics.tasks.babilong import babilong, drawn
 from titans_genomics.tasks.needle import _peak_mb, _reset_peak
 from titans_genomics.tasks.niah_read import batches, forced, generate, interval, read
 from titans_genomics.tasks.niah_samples import KINDS, Haystack, Kind, Prompt, draw, noise, text_of_file, text_of_store
-from titans_genomics.tasks.niah_tune import tune
+from titans_genomics.tasks.niah_tune import checksum, tune
 from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary
 from titans_genomics.training.export import save_model
+from titans_genomics.training.logs import hardware, versions
 
 RESULT = "result.json"
 """What is left of each model."""
@@ -34,6 +36,8 @@ RESULT = "result.json"
 
 def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path) -> dict[str, Any]:
     """Train one model on needles (``niah.fit``), measure it at every kind, length and depth, and write the figures.
+
+    What is there already, of the same settings, tokens and weights to begin with, is given back.
 
     Parameters
     ----------
@@ -55,7 +59,7 @@ def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path
         ``model``, ``variant``, ``parameters``, ``seed``, ``tokenizer``, ``haystack`` (``name``, ``tokens``), ``repeated_haystack`` (the lengths that
         repeat the haystack), ``train_context`` (tokens of the windows of the training before), ``training`` (None without; see
         `learn.learn`), ``cells`` (one per kind, length and depth) and ``lengths`` (one per kind and length), see `measure`;
-        ``babilong``: None without, see `babilong.babilong`.
+        ``babilong``: None without, see `babilong.babilong`; ``identity`` (what the figures depend on), ``hardware`` and ``versions``.
 
     Raises
     ------
@@ -90,10 +94,17 @@ def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path
             )
         check_model(config, tokens, Path(trained))
         model = load_model(trained, device)
+    expected, path = identity(config, tokens, name) | {"weights": checksum(model)}, Path(out) / RESULT
+    if path.is_file() and (not settings.fit_of(name).steps or (Path(out) / "model.safetensors").is_file()):
+        found = read_json(path, f"niah --model {name}")
+        if found.get("identity") == expected:
+            return found
     needles = haystacks(settings, tokens, "test")
     for length in settings.lengths if settings.kinds else ():  # before any work: is there room?
         for kind in settings.kinds:
             draw(np.random.default_rng(0), tokens.tokenizer, needles[kind], kind, length, 0.5)
+    if settings.babilong:
+        drawn(settings, tokens, config.seed)
     training = None
     if settings.fit_of(name).steps:
         training = tune(
@@ -125,25 +136,64 @@ def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path
         "training": training,
         **measure(model, settings, tokens.tokenizer, needles, config.seed, name),
         "babilong": babilong(model, settings, tokens, config.seed, name) if settings.babilong else None,
+        "identity": expected,
+        "hardware": hardware(),
+        "versions": versions(),
     }
-    write_json(Path(out) / RESULT, result)
+    write_json(path, result)
     return result
 
 
-def table(config: Config, folder: Path) -> dict[str, Any]:
+def identity(config: Config, store: TokenStore, name: str) -> dict[str, Any]:
+    """What the figures of a model depend on beside the weights it begins with, as plain values; ``config`` has the store's vocabulary."""
+    settings = config.niah
+    files = [settings.haystack] if settings.haystack else []
+    files += settings.babilong.files if settings.babilong else []
+    return {
+        "store": store.sha256,
+        "seed": config.seed,
+        "model": model_config(config, name).model_dump(mode="json"),
+        "context": settings.context or config.train.context,
+        "settings": settings.model_dump(mode="json", exclude={"piece", "context", "fit", "fits"}),
+        "fit": settings.fit_of(name).model_dump(mode="json", exclude={"checkpoint_every"}),
+        "files": {str(path): _sha256(path) for path in files},
+    }
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file (niah.haystack, niah.babilong.files)")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def table(config: Config, store: Path, folder: Path) -> dict[str, Any]:
     """Put the results of all models of the run side by side, in ``niah.json``.
 
-    ``folder`` holds MODEL/result.json. Returns ``run``, ``kinds``, ``lengths``, ``depths``, and ``models``: name to what `niah` returned.
+    ``folder`` holds MODEL/result.json. Returns ``run``, ``kinds``, ``lengths``, ``depths``, ``models``: name to what `niah` returned, and
+    ``hardware`` and ``versions`` of the first model.
 
-    Raises FileNotFoundError when a model has not been measured yet.
+    Raises FileNotFoundError when a model has not been measured yet, ValueError when it was with other settings or tokens than the config's.
     """
-    settings, folder = config.niah, Path(folder)
+    settings, folder, tokens = config.niah, Path(folder), TokenStore(store)
+    shaped, models = with_vocabulary(config, tokens), {}
+    for name in config.models:
+        path = folder / name / RESULT
+        models[name] = found = read_json(path, f"niah --model {name}")
+        made = {key: value for key, value in found.get("identity", {}).items() if key != "weights"}
+        if made != identity(shaped, tokens, name):
+            raise ValueError(
+                f"{path}: measured with other settings or tokens than the config's; run `titans-genomics niah --model {name}` again"
+            )
+    first = next(iter(models.values()))
     result = {
         "run": config.run,
         "kinds": list(settings.kinds),
         "lengths": list(settings.lengths),
         "depths": list(settings.depths),
-        "models": {name: read_json(folder / name / RESULT, f"niah --model {name}") for name in config.models},
+        "models": models,
+        "hardware": first["hardware"],
+        "versions": first["versions"],
     }
     write_json(folder / "niah.json", result)
     return result

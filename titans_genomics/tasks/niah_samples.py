@@ -115,12 +115,11 @@ def text_of_store(store: TokenStore, split: str) -> Haystack:
         The split is empty.
     """
     parts, size = [], 0
-    for run in store.runs(split):
-        for piece in run.pieces(1 << 20):
-            parts.append(piece[store.tokenizer.bases[piece] > 0])
-            size += len(parts[-1])
-            if size >= MOST:
-                break
+    for piece in (piece for run in store.runs(split) for piece in run.pieces(1 << 20)):
+        parts.append(piece[store.tokenizer.bases[piece] > 0])
+        size += len(parts[-1])
+        if size >= MOST:
+            break
     if not size:
         raise ValueError(
             f"{store.path}: the {split} split is empty, there is no haystack. Raise data.split.{split}, or give niah.haystack"

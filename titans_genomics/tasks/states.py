@@ -35,7 +35,7 @@ PIECE = 512
 """Letters that are read at a time: memory use does not depend on the length."""
 
 TRAINING, VALIDATION, MEASURED = 0, 1, 2
-"""Streams of random words, so that none serves two ends."""
+"""Streams of random words: each end has draws of its own, in which long words do not meet; the few short ones there are may."""
 
 VALIDATED = 128
 """Words of a validation."""
@@ -63,11 +63,6 @@ class Recurrent(nn.Module):
         return self.head(x), state
 
 
-def contenders(config: Config) -> list[str]:
-    """The names of what is measured: the models of the run, and the baselines of the task."""
-    return [*config.models, *config.states.baselines]
-
-
 def one(config: Config, name: str, seed: int, out: Path) -> dict[str, Any]:
     """Train and measure one model with one seed; a killed training goes on, a finished one is not done again.
 
@@ -87,22 +82,15 @@ def one(config: Config, name: str, seed: int, out: Path) -> dict[str, Any]:
     settings = config.states
     if settings.group is None:
         raise ValueError("states.group is not set: name a group, such as s5")
-    if name not in contenders(config):
-        raise ValueError(f"model {name!r} is not one of this run's: {', '.join(contenders(config))}")
+    if name not in config.fits("states"):
+        raise ValueError(f"model {name!r} is not one of this run's: {', '.join(config.fits('states'))}")
     if seed not in settings.seeds:
         raise ValueError(f"seed {seed} is not one of states.seeds ({', '.join(map(str, settings.seeds))})")
     problem, folder = group(settings.group), out / name / f"seed{seed}"
     device = torch.device("cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
     network, shape = build(config, name, seed, problem)
-    identity = {
-        "model": name, "seed": [config.seed, seed], "shape": shape, "group": settings.group, "inputs": settings.inputs,
-        "train_length": settings.train_length, "first_length": settings.first_length, "grow": settings.grow,
-    }  # fmt: skip
-    depends = identity | {
-        "fit": settings.fit.model_dump(mode="json", exclude={"checkpoint_every"}), "validate_every": settings.validate_every,
-        "lengths": list(settings.lengths), "samples": settings.samples,
-    }  # fmt: skip
+    identity, depends = _identity(config, name, seed, shape), _depends(config, name, seed, shape)
     if (folder / "model.safetensors").is_file() and (folder / "result.json").is_file():
         found = read_json(folder / "result.json", f"states --model {name} --seed {seed}")
         if found.get("depends_on") == depends:
@@ -119,6 +107,24 @@ def one(config: Config, name: str, seed: int, out: Path) -> dict[str, Any]:
     }  # fmt: skip
     write_json(folder / "result.json", result)
     return result
+
+
+def _identity(config: Config, name: str, seed: int, shape: dict[str, Any]) -> dict[str, Any]:
+    """What the training of a network of that shape depends on, beside ``states.fit``."""
+    settings = config.states
+    return {
+        "model": name, "seed": [config.seed, seed], "shape": shape, "group": settings.group, "inputs": settings.inputs,
+        "train_length": settings.train_length, "first_length": settings.first_length, "grow": settings.grow,
+    }  # fmt: skip
+
+
+def _depends(config: Config, name: str, seed: int, shape: dict[str, Any]) -> dict[str, Any]:
+    """What the figures depend on."""
+    settings = config.states
+    return _identity(config, name, seed, shape) | {
+        "fit": settings.fit.model_dump(mode="json", exclude={"checkpoint_every"}), "validate_every": settings.validate_every,
+        "lengths": list(settings.lengths), "samples": settings.samples,
+    }  # fmt: skip
 
 
 def build(config: Config, name: str, seed: int, problem: Group) -> tuple[nn.Module, dict[str, Any]]:
@@ -239,17 +245,25 @@ def table(config: Config, out: Path) -> dict[str, Any]:
     ------
     FileNotFoundError
         When a model was not trained with every seed.
+    ValueError
+        When it was with other settings than the config's.
     """
     settings = config.states
     if settings.group is None:
         raise ValueError("states.group is not set: name a group, such as s5")
     problem = group(settings.group)
     models, found = {}, []
-    for name in contenders(config):
-        found = [
-            read_json(Path(out) / name / f"seed{seed}" / "result.json", f"states --model {name} --seed {seed}")
-            for seed in settings.seeds
-        ]
+    for name, seeds in config.fits("states").items():
+        found = []
+        for seed in seeds:
+            path, command = Path(out) / name / f"seed{seed}" / "result.json", f"states --model {name} --seed {seed}"
+            found.append(read_json(path, command))
+            with torch.device("meta"):
+                _, shape = build(config, name, seed, problem)
+            if found[-1].get("depends_on") != _depends(config, name, seed, shape):
+                raise ValueError(
+                    f"{path}: measured with other settings than the config's; run `titans-genomics {command}` again"
+                )
         models[name] = {
             "parameters": found[0]["parameters"],
             "seconds": round(math.fsum(result["training"]["seconds"] for result in found) / len(found), 3),

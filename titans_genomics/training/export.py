@@ -14,7 +14,7 @@ from safetensors.torch import save_model as save_safetensors
 from torch import nn
 
 from titans_genomics import __version__
-from titans_genomics.config import Config, SourceConfig, TitansConfig
+from titans_genomics.config import Config, SourceConfig, TitansConfig, check_vocabulary
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import replacing, write_json
 from titans_genomics.models import Titans, Transformer, with_parameters
@@ -64,11 +64,8 @@ def with_vocabulary(config: Config, store: TokenStore) -> Config:
         raise ValueError(
             f"{store.path}: this token store was made with other settings ({shown}). Run `titans-genomics tokenize` again"
         )
-    size, wanted = store.tokenizer.vocab_size, config.model.vocab_size
-    if wanted not in (size, TitansConfig.model_fields["vocab_size"].default):
-        raise ValueError(
-            f"model.vocab_size is {wanted}, the tokens of {store.path} are {size:,}. Leave it out of the config"
-        )
+    size = store.tokenizer.vocab_size
+    check_vocabulary(config, str(store.path), size)
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": size})})
 
 

@@ -75,13 +75,15 @@ def train(config: Config, store: Path, out: Path, model: str = "titans", resume:
     trainer_settings = _devices(config)
     tokens = TokenStore(store)
     config = with_vocabulary(config, tokens)
+    turned = config.train.turned(tokens.tokenizer.text)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"reverse_complement": turned})})
     context, carry = config.train.context, config.train.carry
     settings = config.train
     windows = TrainWindows(
         tokens,
         context,
         config.seed,
-        0.0 if tokens.tokenizer.text else settings.reverse_complement,  # text has no other strand
+        turned,
         carry=carry,
         temperature=settings.temperature,
         mark_soft_masked=settings.soft_mask_weight < 1,

@@ -38,7 +38,7 @@ GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')
 
 
-FITTED_NAMES = [model for task in CONFIG.tasks for model, _ in CONFIG.fits(task)]
+FITTED_NAMES = [model for task in CONFIG.tasks for model in CONFIG.fits(task)]
 
 
 wildcard_constraints:

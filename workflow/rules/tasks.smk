@@ -76,7 +76,9 @@ rule learned:
     input:
         settings=f"{RUN}/settings/{{task}}.json",
         results=lambda wildcards: [
-            f"{RUN}/{wildcards.task}/{model}/seed{seed}/result.json" for model, seed in CONFIG.fits(wildcards.task)
+            f"{RUN}/{wildcards.task}/{model}/seed{seed}/result.json"
+            for model, seeds in CONFIG.fits(wildcards.task).items()
+            for seed in seeds
         ],
     output:
         f"{RUN}/{{task}}/{{task}}.json",

@@ -1,0 +1,343 @@
+"""VCF and BCF: read and checked against a genome, allele by allele, and written again with more INFO fields."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pysam
+
+from titans_genomics.config import DataConfig, SourceConfig
+from titans_genomics.data.alphabet import N, encode
+from titans_genomics.data.bgzf import GZIP_MAGIC, check_bgzf_end, is_bgzf
+from titans_genomics.data.readers import check_source, read_records
+from titans_genomics.data.regions import _without_convention
+from titans_genomics.use.alleles import Allele, normalised
+from titans_genomics.use.reader import Reader
+
+SKIPPED = {
+    "SYMBOLIC": "a symbolic allele, such as <DEL>",
+    "BREAKEND": "a breakend",
+    "STAR": "* or another allele without bases",
+    "SAME": "the reference itself",
+    "MISMATCH": "REF is not what the FASTA has there",
+    "AMBIGUOUS": "N in the allele, or in the reference there",
+    "MASKED": "soft-masked, and this model has read lower case as N",
+    "TOO_LONG": "longer than half the context",
+}
+"""Why an allele is not scored, as INFO/TITANS_SKIP has it."""
+
+_TBI_LONGEST = 1 << 29  # bases of a contig that a .tbi index reaches
+
+
+@dataclass
+class Genome:
+    """A reference genome.
+
+    Attributes
+    ----------
+    path : Path
+    contigs : dict
+        Name to base codes as the model reads them, uint8 (bases,).
+    unmasked : dict
+        The same with lower case read as upper case; the very arrays of ``contigs`` where the model does so too.
+    """
+
+    path: Path
+    contigs: dict[str, np.ndarray]
+    unmasked: dict[str, np.ndarray]
+
+    def name(self, other: str) -> str | None:
+        """The contig that another file calls ``other``; chr1 and 1, chrM and MT are the same. None: there is none."""
+        if other in self.contigs:
+            return other
+        alike = [name for name in self.contigs if _without_convention(name) == _without_convention(other)]
+        return alike[0] if len(alike) == 1 else None
+
+
+def read_genome(path: str | Path, reader: Reader) -> Genome:
+    """All contigs of a FASTA file (plain, gzip or bgzip), one byte a base.
+
+    Raises FileNotFoundError, ValueError: what is wrong with the file, with record and remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such FASTA file")
+
+    def read(soft_mask: str) -> dict[str, np.ndarray]:
+        source = SourceConfig(path=path)
+        data = DataConfig.model_validate({"sources": [source.model_dump()], "soft_mask": soft_mask})
+        check_source(source, data)
+        return dict(read_records(source, data))
+
+    contigs = read(reader.soft_mask)
+    return Genome(path, contigs, read("keep") if reader.soft_mask == "n" else contigs)
+
+
+@dataclass
+class Checked:
+    """What there is in a VCF, and that it can be scored.
+
+    Attributes
+    ----------
+    header : pysam.VariantHeader
+        With all that its records use, declared there or not.
+    contigs : dict
+        Contig names of the records to those of the genome.
+    records, alleles, scored : int
+        Alternative alleles are counted.
+    skipped : Counter
+        Alleles by reason, a key of `SKIPPED`.
+    mismatches : list of str
+        The first loci whose REF is not that of the genome.
+    """
+
+    header: pysam.VariantHeader
+    contigs: dict[str, str]
+    records: int = 0
+    alleles: int = 0
+    scored: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    mismatches: list[str] = field(default_factory=list)
+
+
+def check_vcf(path: str | Path, genome: Genome, longest: int, max_mismatch: float) -> Checked:
+    """Read a VCF or BCF through, before anything is scored.
+
+    Parameters
+    ----------
+    path : path
+        VCF (plain or bgzip) or BCF.
+    genome : Genome
+    longest : int
+        Longer alleles are skipped, bases.
+    max_mismatch : float
+        Largest share of records whose REF is not what the genome has there.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file, or no VCF; no header; cut short; unsorted; a contig that the genome has not, a position beyond its
+        end, an allele with other letters than A C G T N, or too many mismatches: with record, locus and remedy.
+    """
+    path = Path(path)
+    with open_vcf(path) as file:
+        found = Checked(file.header, {})
+        last, mismatched = ("", -1), 0
+        for number, record in records(path, file):
+            at = f"{path}: record {number}, {record.contig}:{record.pos}"
+            if record.contig != last[0]:
+                if record.contig in found.contigs:
+                    raise _unsorted(at, path)
+                found.contigs[record.contig] = _contig(at, record.contig, genome)
+            elif record.start < last[1]:
+                raise _unsorted(at, path)
+            last = (record.contig, record.start)
+            states = alleles_of(record, genome, found.contigs[record.contig], longest, at)
+            found.records += 1
+            found.alleles += len(states)
+            found.scored += sum(isinstance(state, Allele) for state in states)
+            found.skipped.update(state for state in states if isinstance(state, str))
+            if "MISMATCH" in states:
+                mismatched += 1
+                if len(found.mismatches) < 10:
+                    own = genome.unmasked[found.contigs[record.contig]][record.start : record.start + len(record.ref)]
+                    found.mismatches.append(
+                        f"{record.contig}:{record.pos} {record.ref[:20]} (FASTA: {letters(own[:20])})"
+                    )
+        if mismatched > max_mismatch * found.records:
+            raise ValueError(
+                f"{path}: REF of {mismatched:,} of {found.records:,} records is not what {genome.path} has there, first {found.mismatches[0]}. "
+                "Give the FASTA of the assembly that the variants were called on, or a higher --max-mismatch"
+            )
+        # only after its last record does the header have what records use and do not declare
+        found.header = file.header.copy()
+    return found
+
+
+@contextmanager
+def open_vcf(path: Path) -> Iterator[pysam.VariantFile]:
+    """A VCF or BCF file. Raises FileNotFoundError, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such VCF or BCF file")
+    with path.open("rb") as raw:
+        head = raw.read(18)
+    if is_bgzf(head):
+        check_bgzf_end(path)
+    elif head.startswith(GZIP_MAGIC):
+        raise ValueError(
+            f"{path}: plain gzip, of which htslib reads no VCF. Compress it with bgzip: gunzip -c {path} | bgzip > NEW.vcf.gz"
+        )
+    before = pysam.set_verbosity(0)  # htslib would print beside what we raise
+    try:
+        try:
+            file = pysam.VariantFile(str(path))
+        except (OSError, ValueError, NotImplementedError):
+            raise ValueError(
+                f"{path}: not a VCF or BCF file, or one without a header. A VCF begins with ##fileformat=VCFv4.2 and has a line #CHROM POS ID REF ALT before its records"
+            ) from None
+        with file:
+            yield file
+    finally:
+        pysam.set_verbosity(before)
+
+
+def records(path: Path, file: pysam.VariantFile) -> Iterator[tuple[int, pysam.VariantRecord]]:
+    """Number (from 1) and record, in the order of the file. Raises ValueError where one cannot be read."""
+    number, rows = 0, iter(file)
+    while True:
+        number += 1
+        try:
+            record = next(rows)
+        except StopIteration:
+            return
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path}: record {number} cannot be read ({' '.join(str(error).split())}): the file is damaged or cut short there. Copy or create it again"
+            ) from None
+        yield number, record
+
+
+def _unsorted(at: str, path: Path) -> ValueError:
+    return ValueError(f"{at}: not sorted by contig and position. Sort it: bcftools sort -Oz -o SORTED.vcf.gz {path}")
+
+
+def _contig(at: str, name: str, genome: Genome) -> str:
+    found = genome.name(name)
+    if found is None:
+        few = ", ".join(list(genome.contigs)[:4]) + (", ..." if len(genome.contigs) > 4 else "")
+        raise ValueError(
+            f"{at}: contig {name!r} is not in {genome.path}, which has {few}. Give the FASTA of the same assembly, or rename: bcftools annotate --rename-chrs"
+        )
+    return found
+
+
+# --------------------------------------------------------------------------------------------- alleles
+
+
+def alleles_of(record: pysam.VariantRecord, genome: Genome, contig: str, longest: int, at: str) -> list[Allele | str]:
+    """Each alternative allele of a record, normalised, or the key of `SKIPPED` that says why it is not scored.
+
+    ``at`` names the record in messages. Raises ValueError for what no VCF may have.
+    """
+    codes, ref = genome.unmasked[contig], record.ref or ""
+    if record.start >= len(codes):
+        raise ValueError(
+            f"{at}: beyond the end of {contig}, which has {len(codes):,} bases in {genome.path}. Give the FASTA of the assembly that the variants were called on"
+        )
+    found: list[Allele | str] = []
+    for alt in record.alts or ():
+        skipped = _no_bases(alt)
+        if skipped:
+            found.append(skipped)
+            continue
+        for name, allele in (("REF", ref), ("ALT", alt)):
+            wrong = set(allele.upper()) - set("ACGTN")
+            if wrong or not allele:
+                raise ValueError(
+                    f"{at}: {name} {allele[:20]!r} has a letter other than A C G T N. Correct or remove the record: bcftools norm --check-ref x removes those of REF"
+                )
+        start, end = record.start, record.start + len(ref)
+        if start < 0 or end > len(codes):
+            raise ValueError(
+                f"{at}: REF of {len(ref):,} bases does not lie within {contig}, which has {len(codes):,} in {genome.path}. Give the FASTA of the assembly that the variants were called on"
+            )
+        found.append(_scorable(Allele(contig, start, end, encode(alt)), encode(ref), genome, longest))
+    return found
+
+
+def _no_bases(alt: str) -> str | None:
+    if alt.startswith("<"):
+        return "SYMBOLIC"
+    if "[" in alt or "]" in alt or alt.startswith(".") or alt.endswith("."):
+        return "BREAKEND" if len(alt) > 1 else "STAR"
+    return "STAR" if alt == "*" else None
+
+
+def _scorable(allele: Allele, ref: np.ndarray, genome: Genome, longest: int) -> Allele | str:
+    own = genome.unmasked[allele.contig][allele.start : allele.end]
+    if N in ref or N in allele.alt:
+        return "AMBIGUOUS" if ((own == ref) | (ref == N) | (own == N)).all() else "MISMATCH"
+    if (own != ref).any():
+        return "AMBIGUOUS" if ((own == ref) | (own == N)).all() else "MISMATCH"
+    if np.array_equal(ref, allele.alt):
+        return "SAME"
+    if max(len(ref), len(allele.alt)) > longest:
+        return "TOO_LONG"
+    if (genome.contigs[allele.contig][allele.start : allele.end] == N).any():
+        return "MASKED"
+    return normalised(allele, genome.unmasked[allele.contig])
+
+
+def letters(codes: np.ndarray) -> str:
+    """Base codes as letters."""
+    return "".join("ACGTN"[code] for code in codes)
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def indexed_vcf(path: Path, header: str, longest: int) -> Iterator[Callable[[str], None]]:
+    """A bgzipped VCF, which appears with its index when the block succeeds, and not at all when it fails.
+
+    Gives a function that writes one line. ``longest``: bases of the longest contig, beyond the reach of a .tbi index
+    the index is a .csi.
+    """
+    suffix = ".csi" if longest >= _TBI_LONGEST else ".tbi"
+    temporary = path.with_name(f".{path.name}.tmp")
+    index = temporary.with_name(temporary.name + suffix)
+    try:
+        with pysam.BGZFile(str(temporary), "w") as file:
+            file.write(header.encode())
+            yield lambda line: file.write(line.encode() + b"\n")
+        try:
+            check_bgzf_end(temporary)
+        except ValueError:
+            raise OSError("its end is missing") from None
+        pysam.tabix_index(
+            str(temporary), preset="vcf", force=True, keep_original=True, csi=suffix == ".csi", index=str(index)
+        )
+        for old in (".tbi", ".csi"):  # of an earlier file: no index is better than a wrong one
+            path.with_name(path.name + old).unlink(missing_ok=True)
+        os.replace(temporary, path)
+        os.replace(index, path.with_name(path.name + suffix))
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error}): is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
+
+
+def annotated_header(checked: Checked, genome: Genome, own: Sequence[str], keys: Sequence[str]) -> str:
+    """The text of a header with ``own`` lines before the column names, in place of those of the INFO and FILTER ``keys``.
+
+    What records use and the header did not declare is declared; contigs without a length get it.
+    """
+    lines = []
+    for line in str(checked.header).splitlines():
+        if any(line.startswith((f"##INFO=<ID={key},", f"##FILTER=<ID={key},")) for key in keys):
+            continue
+        for name, contig in checked.contigs.items():
+            if line == f"##contig=<ID={name}>":
+                line = f"##contig=<ID={name},length={len(genome.contigs[contig])}>"
+        if line.startswith("#CHROM"):
+            lines.extend(own)
+        if line:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def annotated_line(record: pysam.VariantRecord, info: Mapping[str, str], keys: Sequence[str], skipped: bool) -> str:
+    """The line of a record with ``info`` in place of the INFO ``keys``; nothing else changes but FILTER, where it is ``skipped``."""
+    fields = str(record).rstrip("\n").split("\t")
+    filters = [name for name in fields[6].split(";") if name not in ("TITANS_SKIPPED", ".", *["PASS"] * skipped)]
+    fields[6] = ";".join(filters + ["TITANS_SKIPPED"] * skipped) or "."
+    kept = [entry for entry in fields[7].split(";") if entry != "." and entry.partition("=")[0] not in keys]
+    fields[7] = ";".join(kept + [f"{key}={value}" for key, value in info.items()]) or "."
+    return "\t".join(fields)
