@@ -131,25 +131,35 @@ def saturate(
 def track(
     model: Model,
     fasta: Fasta,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write: one bigWig per track, BED, page.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write: one bigWig per track, surprising.bed, tracks.html.")
+    ],
     tracks: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME,...", help="bits, entropy, surprise, alpha, eta. Default: all.")
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...", help="Of bits, entropy, surprise, alpha, eta, theta. Default: all but theta."
+        ),
     ] = None,
     step: Annotated[int, typer.Option(min=1, metavar="N", help="Bases of one value.")] = 1,
     contigs: Annotated[str | None, typer.Option(metavar="NAME,NAME,...", help="Only these contigs.")] = None,
     mask: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="BED or GFF of what is left out; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="n|soft|FILE", help="What is left out: N, soft-masked bases, a BED or GFF; may be repeated."
+        ),
     ] = None,
-    annotation: Annotated[Path | None, typer.Option(metavar="FILE", help="BED or GFF that the page shows.")] = None,
+    heads: Annotated[Literal["mean", "each"], typer.Option(help="Mean over heads, or a track for each.")] = "mean",
+    flatten: Annotated[bool, typer.Option("--flatten", help="Divide out how surprise falls within a stretch.")] = False,
     intervals: Annotated[int, typer.Option(min=0, metavar="N", help="Most surprising intervals in the BED.")] = 100,
+    annotation: Annotated[Path | None, typer.Option(metavar="FILE", help="BED or GFF that the page shows.")] = None,
     name: ModelName = "titans",
     memory: Memory = None,
     device: Device = None,
     stretch: Stretch = None,
 ) -> None:
-    """Read whole chromosomes and write what the model made of every base as bigWig: bits, entropy, surprise, gates.
+    """Read whole chromosomes and write what the model says of every base as bigWig: bits, entropy, surprise, gates.
 
-    Streams at constant memory; a run that was stopped goes on. The page index.html needs no network.
+    Streams; a run that was stopped goes on. The page tracks.html needs no network.
 
     Example: titans-genomics track --model results/default --fasta genome.fa --out tracks
     """
@@ -160,7 +170,7 @@ def track(
         run(
             _open(model, name, memory, device), fasta, out, tuple(tracks.split(",")) if tracks else TRACKS, step,
             contigs.split(",") if contigs else None, mask or (), stretch="run" if stretch is None else stretch or None,
-            intervals=intervals, annotation=annotation,
+            heads=heads, flatten=flatten, intervals=intervals, annotation=annotation,
         )
     )  # fmt: skip
 

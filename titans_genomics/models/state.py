@@ -65,9 +65,17 @@ def save_state(state: State, path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, {"titans_genomics_state": json.dumps(counts)})
+        share(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the rights that new files have; safetensors makes one that only its owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def load_state(model: Any, path: str | Path) -> State:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from titans_genomics.config import Config, SourceConfig, TitansConfig, check_voc
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import replacing, write_json
 from titans_genomics.models import Titans, Transformer, with_parameters
+from titans_genomics.models.state import share
 
 CLASSES = ("titans", "transformer")
 
@@ -91,17 +91,11 @@ def build_model(name: str, config: TitansConfig) -> Any:
     return Transformer(config) if name == "transformer" else Titans(config)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def save_model(folder: Path, name: str, config: TitansConfig, model: nn.Module, store: TokenStore, step: int) -> None:
     """Write model.safetensors (weights) and model.json (what they are)."""
     with replacing(folder / "model.safetensors") as temporary:
         save_safetensors(model, str(temporary))
-        temporary.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner can read
+        share(temporary)
     description = {
         "name": name,
         "class": "transformer" if name == "transformer" else "titans",

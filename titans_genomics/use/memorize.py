@@ -25,7 +25,7 @@ from torch import Tensor
 from titans_genomics import __version__
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.files import replacing
-from titans_genomics.models.state import State, map_leaves, save_state
+from titans_genomics.models.state import State, map_leaves, save_state, share
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.tasks.sequences import token_budget
@@ -316,6 +316,7 @@ def _save(state: State, path: Path, about: dict[str, Any]) -> None:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             whole.unlink()  # its tensors may be mapped from the file
             save_file(tensors, whole, header)
+            share(whole)
         except Exception as error:
             if isinstance(error, OSError):
                 raise
