@@ -449,7 +449,7 @@ class Config(Section):
 
 TARGETS = (
     "all", "settings", "fetch", "tokenize", "inspect", "train", "evaluate", "species", "needle", "variants", "prepare", "fit",
-    "score", "table", "downstream", "ablations", "lm_eval", "niah", "states", "forecast", "learn", "export", "report",
+    "score", "table", "downstream", "ablations", "lm_eval", "niah_model", "niah", "learn", "learned", "report",
 )  # fmt: skip
 """The rules of the workflow; a dataset's name is one too."""
 
