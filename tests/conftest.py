@@ -1,5 +1,6 @@
 """A small genome, its token store and a small model trained on it, made once for all tests that need them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,11 @@ from titans_genomics.config import Config, parse_config
 
 settings.register_profile("unhurried", deadline=None)  # a kernel may be compiled, or the machine be busy
 settings.load_profile("unhurried")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes that are no plain text are not part of a test's name: compressed ones hold the time, and every process must name tests alike."""
+    return argname if isinstance(val, bytes) and re.search(rb"[^\t\n\r -~]", val) else None
 
 
 @pytest.fixture(scope="session")
