@@ -18,11 +18,11 @@ from titans_genomics import __version__, cli_use
 from titans_genomics.config import (
     TEXT_KINDS,
     Config,
-    LmEvalConfig,
     check_kinds,
     check_run,
     check_vocabulary,
     load_config,
+    parse_config,
 )
 
 app = typer.Typer(
@@ -518,7 +518,7 @@ def lm_eval_tasks(
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     given = {"tasks": names, "include": include, "limit": limit, "fewshot": fewshot}
     asked = settings.lm_eval.model_dump(mode="json") | {k: v for k, v in given.items() if v is not None}
-    settings = settings.model_copy(update={"lm_eval": LmEvalConfig.model_validate(asked)})
+    settings = parse_config(settings.model_dump(mode="json") | {"lm_eval": asked}, f"{config} with these options")
     store, models = _store(settings, store), _models(settings, model)
     from titans_genomics.tasks.lm_eval import lm_eval as run
 

@@ -139,6 +139,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[str, float]]]) -> str:
     """The page: text, tables and inline plots in one HTML string that refers to nothing outside itself."""
     looks = plots.looks(config)
+    unit = tables.counted_in(metrics["data"]["sources"] if metrics["data"] else ())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("titans_genomics.report", "."),
         autoescape=True,
@@ -159,8 +160,8 @@ def render(config: Config, metrics: dict[str, Any], curves: dict[str, list[dict[
         figures=tables.headline(metrics) if metrics["evaluate"] else [],
         data=metrics["data"],
         dropped=tables.dropped(metrics["data"]) if metrics["data"] else [],
-        unit=tables.counted_in(metrics["data"]),
-        text=tables.counted_in(metrics["data"]) == "byte",
+        unit=unit,
+        text=unit == "byte",
         config=config,
         **(_of_training(config, metrics, curves, looks) if metrics["evaluate"] else UNTRAINED),
         tasks=_tasks(metrics, looks),

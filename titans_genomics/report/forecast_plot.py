@@ -85,5 +85,4 @@ def _spoken(result: dict[str, Any], horizon: int, looks: dict[str, Look]) -> str
     errors = [
         f"{looks[name].label} {own['horizons'][str(horizon)]['mse']:.3f}" for name, own in result["models"].items()
     ]
-    text = f"Forecasts of {horizon} steps of {result['data']} and what was measured; mean squared errors over all test windows: {', '.join(errors)}"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return f"Forecasts of {horizon} steps of {result['data']} and what was measured; mean squared errors over all test windows: {', '.join(errors)}"

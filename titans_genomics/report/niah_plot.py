@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from titans_genomics.report.needle_plot import COLUMNS, SCALE, _short
+from titans_genomics.report import heat_map as picture
 from titans_genomics.report.plots import STYLE, Look, axes, label, svg
 
 KINDS = {"pk": "number in repeated sentences (PK)", "n": "number in text (N)", "w": "UUID in text (W)"}
@@ -19,6 +16,9 @@ FIGURES = {
     "accuracy": "tokens of the value right",
     "exact": "values right, token by token",
 }
+
+CELL = 0.46
+"""Width of a cell, inches."""
 
 WIDEST = 11.0
 """Inches of all panels of a heat map side by side at most."""
@@ -42,30 +42,19 @@ def heat_map(result: dict[str, Any], kind: str, labels: dict[str, str] | None = 
         ((labels or {}).get(name, label(name)), [cell for cell in measured["cells"] if cell["kind"] == kind])
         for name, measured in result["models"].items()
     ]
-    lengths, depths = sorted(result["lengths"]), sorted(result["depths"])
-    width, height = 0.9 + 0.46 * len(lengths), 0.9 + 0.34 * len(depths)
-    columns = max(1, min(COLUMNS, len(panels), int(WIDEST / width)))
-    rows = -(-len(panels) // columns)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        drawn, grid = axes(
-            rows, columns, max(4.2, columns * width + 0.9), max(2.0, rows * height), sharex=True, sharey=True
-        )
-        for ax in grid.flat[len(panels) :]:
-            ax.set_axis_off()
-        for ax, (title, cells) in zip(grid.flat, panels, strict=False):
-            _panel(ax, cells, lengths, depths, figure)
-            ax.set_title(title)
-        for ax in grid[:, 0]:
-            ax.set_ylabel("depth of the needle")
-        for number in range(columns):
-            lowest = grid[(len(panels) - 1 - number) // columns, number]
-            lowest.set_xlabel("tokens read")
-            lowest.tick_params(axis="x", labelbottom=True)
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), SCALE)
-        bar = drawn.colorbar(scale, ax=list(grid.flat), ticks=[0, 0.25, 0.5, 0.75, 1], shrink=0.9)
-        bar.ax.set_yticklabels(["0%", "25%", "50%", "75%", "100%"])
-        bar.outline.set_visible(False)
-        return svg(drawn, f"niah-{kind}", _spoken(kind, figure, panels))
+    lengths = sorted(result["lengths"])
+    return picture.heat_map(
+        [(title, {(c["length"], c["depth"]): c[figure] for c in cells}) for title, cells in panels],
+        lengths,
+        sorted(result["depths"]),
+        name=f"niah-{kind}",
+        alt=_spoken(kind, figure, panels),
+        read="tokens read",
+        chance=0.0,
+        ticks={0: "0%", 0.25: "25%", 0.5: "50%", 0.75: "75%", 1: "100%"},
+        cell=CELL,
+        columns=min(picture.COLUMNS, int(WIDEST / (0.9 + CELL * len(lengths)))),
+    )
 
 
 def by_length(result: dict[str, Any], looks: dict[str, Look], figure: str = "found") -> str:
@@ -87,7 +76,7 @@ def by_length(result: dict[str, Any], looks: dict[str, Look], figure: str = "fou
             for context in {measured["train_context"] for measured in result["models"].values()}:
                 ax.axvline(context, color="#7a7a7a", linestyle="--", linewidth=1)
             ax.set_xscale("log", base=2)
-            ax.set_xticks(lengths, [_short(length) for length in lengths], rotation=45)
+            ax.set_xticks(lengths, [picture.short(length) for length in lengths], rotation=45)
             ax.minorticks_off()
             ax.set_ylim(-0.03, 1.03)
             ax.set_xlabel("tokens read")
@@ -117,26 +106,6 @@ def rows(result: dict[str, Any], figure: str = "found", labels: dict[str, str] |
     return found
 
 
-def _panel(ax: Axes, cells: list[dict[str, Any]], lengths: list[int], depths: list[float], figure: str) -> None:
-    """Cells of equal size: lengths are read off on a logarithmic scale, as they are mostly doubled."""
-    found = {(cell["length"], cell["depth"]): cell[figure] for cell in cells}
-    for (x, length), (y, depth) in product(enumerate(lengths), enumerate(depths)):
-        share = found.get((length, depth))
-        if share is None:
-            continue
-        fill = SCALE(min(1.0, max(0.0, share)))
-        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, edgecolor="none"))
-        ink = "#ffffff" if 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] < 0.5 else "#101010"
-        ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=ink)
-    ax.set_xlim(-0.5, len(lengths) - 0.5)
-    ax.set_ylim(len(depths) - 0.5, -0.5)
-    ax.set_xticks(range(len(lengths)), [_short(length) for length in lengths])
-    ax.set_yticks(range(len(depths)), [f"{100 * depth:g}%" for depth in depths])
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-
-
 def _spoken(kind: str, figure: str, panels: list[tuple[str, list[dict[str, Any]]]]) -> str:
     """The figure in words."""
     parts = []
@@ -144,5 +113,4 @@ def _spoken(kind: str, figure: str, panels: list[tuple[str, list[dict[str, Any]]
         shares = [cell[figure] for cell in cells]
         if shares:
             parts.append(f"{title} from {100 * min(shares):.0f}% to {100 * max(shares):.0f}%")
-    text = f"Needles in text, {KINDS.get(kind, kind)}, {FIGURES[figure]} by length: {'; '.join(parts)}"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return f"Needles in text, {KINDS.get(kind, kind)}, {FIGURES[figure]} by length: {'; '.join(parts)}"

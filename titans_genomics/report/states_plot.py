@@ -77,5 +77,4 @@ def _spoken(result: dict[str, Any], shown: dict[str, Look]) -> str:
         rows = sorted(measured["lengths"], key=lambda row: row["length"])
         first, last = (f"{100 * row['last_quarter']['mean']:.0f}% at {row['length']:,}" for row in (rows[0], rows[-1]))
         parts.append(f"{shown[name].label} {first} and {last} letters")
-    text = f"Right answers in the last quarter of words of {result['group'].upper()}, chance is {100 * result['chance']:.1f}%: {'; '.join(parts)}"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return f"Right answers in the last quarter of words of {result['group'].upper()}, chance is {100 * result['chance']:.1f}%: {'; '.join(parts)}"

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from titans_genomics import __version__
 from titans_genomics.files import write_text
 from titans_genomics.report.plots import LAYERS, STYLE, axes, label, svg
-from titans_genomics.report.tables import count, percent
+from titans_genomics.report.tables import count, counted_in, percent
 
 _SPLITS = {"train": "#0f8b8d", "validation": "#d17a00", "test": "#8a63d2"}
 _ROWS = 30  # sources (or reasons, or train sources) that a plot shows; the smaller ones are left to the tables
@@ -57,7 +57,7 @@ def render(found: dict[str, Any]) -> str:
     return environment.get_template("store.html").render(
         style=style.group(),
         found=found,
-        unit="bytes" if _of_text(sources) else "bases",
+        unit=f"{counted_in(sources)}s",
         figures=_figures(found),
         splits=list(_SPLITS),
         matches=matches[:_MATCHES],
@@ -73,7 +73,7 @@ def _figures(found: dict[str, Any]) -> list[dict[str, str]]:
     bases = {name: split["bases"] for name, split in totals["splits"].items()}
     figures = [
         {"value": _mega(totals["bases"], "MB"), "label": f"of text in {count(totals['read'])} documents"}
-        if _of_text(found["sources"])
+        if counted_in(found["sources"]) == "byte"
         else {"value": _mega(totals["bases"]), "label": f"of sequence in {count(totals['read'])} records"},
         {"value": _mega(sum(split["tokens"] for split in totals["splits"].values()), "M"), "label": "tokens"},
         {
@@ -94,10 +94,6 @@ def _figures(found: dict[str, Any]) -> list[dict[str, str]]:
 
 def _mega(value: int, unit: str = "Mb") -> str:
     return f"{value / 1e6:,.2f} {unit}"
-
-
-def _of_text(sources: Sequence[dict[str, Any]]) -> bool:
-    return any(source["records"] == "documents" for source in sources)
 
 
 def _share(value: float | None) -> str:
@@ -140,7 +136,7 @@ def _bases(sources: Sequence[dict[str, Any]]) -> str:
             left += width
         ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         ax.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-        return svg(figure, "bases", f"{'Bytes' if _of_text(shown) else 'Bases'} of each source and split")
+        return svg(figure, "bases", f"{counted_in(shown).capitalize()}s of each source and split")
 
 
 def _shares(sources: Sequence[dict[str, Any]]) -> str | None:
@@ -231,7 +227,7 @@ def _left_out(sources: Sequence[dict[str, Any]]) -> str | None:
         for ax, key, colour in zip(row, ("records", "bases"), LAYERS, strict=False):
             ax.barh(range(len(rows)), [own[key] for _, own in rows], color=colour, height=0.72)
             ax.set_xlim(left=0)
-            ax.set_title("bytes" if key == "bases" and _of_text(sources) else key)
+            ax.set_title("bytes" if key == "bases" and counted_in(sources) == "byte" else key)
             ax.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
         return svg(figure, "left_out", "What was left out, by reason")
 

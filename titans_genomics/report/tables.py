@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from titans_genomics.config import Config
@@ -77,11 +78,9 @@ def unit_of(evaluated: dict[str, Any]) -> str:
     return evaluated.get("unit", "base")  # older results are all of genomes
 
 
-def counted_in(data: dict[str, Any] | None) -> str:
-    """What the sequences of a run are counted in: "base", or of text "byte"."""
-    return (
-        "byte" if any(source["records"] == "documents" for source in (data or {"sources": []})["sources"]) else "base"
-    )
+def counted_in(sources: Sequence[dict[str, Any]]) -> str:
+    """What the sequences of a token store's sources are counted in: "base", or of text "byte"."""
+    return "byte" if any(source["records"] == "documents" for source in sources) else "base"
 
 
 def lead(config: Config, metrics: dict[str, Any]) -> str:
