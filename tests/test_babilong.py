@@ -152,8 +152,12 @@ def asked_of(babi, **changes):
     return NiahConfig(babilong={"files": [babi], "lengths": [300, 500], "samples": 9} | changes, piece=140)
 
 
+def cells_of(model, settings, store):
+    return task.babilong(model, settings, BYTES, *task.drawn(settings, store, 1), "bAbI")["cells"]
+
+
 def test_a_model_that_looks_facts_up_answers_everything(babi, store):
-    cells = task.babilong(LooksUp(), asked_of(babi), store, 1, "looks up")["cells"]
+    cells = cells_of(LooksUp(), asked_of(babi), store)
     assert [(cell["task"], cell["length"]) for cell in cells] == [(babi.name, 300), (babi.name, 500)]
     for cell in cells:
         assert cell["samples"] == cell["choices"] == 3
@@ -162,18 +166,18 @@ def test_a_model_that_looks_facts_up_answers_everything(babi, store):
 
 
 def test_a_model_that_always_says_the_same_is_right_by_chance(babi, store):
-    for cell in task.babilong(LooksUp("garden"), asked_of(babi), store, 1, "says garden")["cells"]:
+    for cell in cells_of(LooksUp("garden"), asked_of(babi), store):
         assert cell["found"] == pytest.approx(1 / 3)
         assert cell["chosen"] == pytest.approx(1 / 3)
         assert cell["found_ci95"][0] < 1 / 3 < cell["found_ci95"][1]
 
 
 def test_questions_are_spread_over_the_file(babi, store):
-    (cell,) = task.babilong(LooksUp("office"), asked_of(babi, samples=2, lengths=[400]), store, 1, "two")["cells"]
+    (cell,) = cells_of(LooksUp("office"), asked_of(babi, samples=2, lengths=[400]), store)
     assert cell["samples"] == 2  # questions 1 and 2 of 3: no office among them
     assert cell["found"] == 0
 
 
 def test_stories_that_do_not_fit_are_said_before_anything_is_read(babi, store):
     with pytest.raises(ValueError, match=r"niah.babilong.lengths: 100 tokens have no room for a story of .*qa1"):
-        task.babilong(None, asked_of(babi, lengths=[100]), store, 1, "short")
+        task.drawn(asked_of(babi, lengths=[100]), store, 1)

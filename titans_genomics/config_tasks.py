@@ -294,6 +294,5 @@ class LmEvalConfig(Section):
         for name in tasks:
             if not name.strip():
                 raise ValueError("the name of a task is empty")
-            if tasks.count(name) > 1:
-                raise ValueError(f"{name} stands there twice")
+        _different(tasks)
         return tasks

@@ -1,7 +1,8 @@
-"""The files that stages leave for one another: written whole or not at all, and missed in words that help."""
+"""The files that stages leave for one another: written whole or not at all, and missed in words that help; their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -44,3 +45,9 @@ def read_json(path: Path, command: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); run `titans-genomics {command}` again") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file. Raises FileNotFoundError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

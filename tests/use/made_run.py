@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from titans_genomics.config import TitansConfig, TokenizerConfig
-from titans_genomics.data.tokenizers import make_tokenizer
+from titans_genomics.data.tokenizers import Nucleotides, make_tokenizer
+from titans_genomics.models import Titans
 from titans_genomics.training.export import build_model, save_model
+from titans_genomics.use.reader import Reader
 
 SHAPE = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 4, "segment": 8, "window": 6, "memory_expansion": 1.0}
 
@@ -40,6 +42,17 @@ def make_run(
         (folder / "evaluate").mkdir()
         (folder / "evaluate" / "evaluate.json").write_text(json.dumps({"stretch": stretch}))
     return folder
+
+
+def made_reader(folder: Path, tokenizer: Any = None, stretch: int | None = None, start: Any = None) -> Reader:
+    """A reader of a small model with random weights, whose logits are far from even; nothing of it is in a file."""
+    tokenizer = tokenizer or Nucleotides()
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 8, "memory_expansion": 1.0}
+    model = Titans(TitansConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(20)
+    return Reader(model, tokenizer, folder, "titans", torch.device("cpu"), start, None, stretch)
 
 
 def random_bases(count: int, seed: int = 1) -> str:

@@ -11,15 +11,13 @@ import pyarrow.parquet as pq
 import pysam
 import pytest
 import torch
+from made_run import made_reader
 
-from titans_genomics.config import TitansConfig
 from titans_genomics.data.alphabet import encode, reverse_complement
-from titans_genomics.data.tokenizers import Bytes, Kmers, Nucleotides
-from titans_genomics.models import Titans
+from titans_genomics.data.tokenizers import Bytes, Kmers
 from titans_genomics.progress import Progress
 from titans_genomics.use import embedding
 from titans_genomics.use.embed import embed, vectors
-from titans_genomics.use.reader import Reader
 from titans_genomics.use.records import read_bed, read_sequences
 
 LENGTHS = (1, 7, 40, 33, 8)
@@ -30,14 +28,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
-
-
-def made_reader(folder, tokenizer=None, stretch=None, start=None):
-    tokenizer = tokenizer or Nucleotides()
-    torch.manual_seed(0)
-    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 8, "memory_expansion": 1.0}
-    model = Titans(TitansConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()
-    return Reader(model, tokenizer, folder, "titans", torch.device("cpu"), start, None, stretch)
 
 
 @pytest.fixture(scope="module")

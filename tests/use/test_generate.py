@@ -2,35 +2,26 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
+import made_run
 import numpy as np
 import pysam
 import pytest
 import torch
 
-from titans_genomics.config import TitansConfig
 from titans_genomics.data.alphabet import decode, encode, reverse_complement
-from titans_genomics.data.tokenizers import Bytes, Kmers, Nucleotides
-from titans_genomics.models import Titans
+from titans_genomics.data.tokenizers import Bytes, Kmers
 from titans_genomics.progress import Progress
 from titans_genomics.use.generate import generate
-from titans_genomics.use.reader import Reader
 from titans_genomics.use.sampling import Sampling, stream
 from titans_genomics.use.spectrum import compare, distance, gc_windows, kmer_counts, orf_lengths
 
 NOTHING = np.zeros(0, dtype=np.uint8)
 
 
-def made_reader(tokenizer=None, stretch=None, start=None):
-    """A reader of a small model with random weights, whose logits are far from even."""
-    tokenizer = tokenizer or Nucleotides()
-    torch.manual_seed(0)
-    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "chunk": 8, "memory_expansion": 1.0}
-    model = Titans(TitansConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()
-    with torch.no_grad():
-        model.head.weight.mul_(20)
-    return Reader(model, tokenizer, Path("model"), "titans", torch.device("cpu"), start, None, stretch)
+made_reader = partial(made_run.made_reader, Path("model"))
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,7 @@ _BINARY = (
     *((bytes([0x80, protocol]), f"a Python pickle; {_NEEDED}") for protocol in range(2, 6)),
 )
 
+_READ_TEXT = ("byte", "bpe")  # kinds of tokenizers
 _PARQUET = b"PAR1"
 _LINES = re.compile(r"\.(jsonl|ndjson|jsonlines)(\.gz)?$", re.IGNORECASE)
 _PLAIN = re.compile(r"\.(txt|text|md)(\.gz)?$", re.IGNORECASE)
@@ -128,7 +129,7 @@ def detect_kind(path: Path, head: bytes | None = None, tokenizer: str = "nucleot
     if _is_utf16(head):
         raise ValueError(f"{path}: {_UTF16}")
     text = head.removeprefix(BOM).lstrip()
-    reads_text = tokenizer in ("byte", "bpe")
+    reads_text = tokenizer in _READ_TEXT
     if not _is_binary(head) and (
         (reads_text and text.startswith(SEPARATOR)) or (tokenizer == "byte" and _PLAIN.search(path.name))
     ):
@@ -178,8 +179,7 @@ def source_kind(source: SourceConfig, head: bytes | None = None, data: DataConfi
     try:
         kind = detect_kind(source.path, head, tokenizer)
     except UnknownError:
-        readable = data is not None and data.tokenizer.kind in ("byte", "bpe")
-        if source.kind != "auto" or not readable or not _PLAIN.search(source.path.name):
+        if tokenizer not in _READ_TEXT or not _PLAIN.search(source.path.name):
             raise
         return "text"
     if source.kind not in ("auto", kind):
@@ -189,7 +189,7 @@ def source_kind(source: SourceConfig, head: bytes | None = None, data: DataConfi
 
 def or_text(error: ValueError, source: SourceConfig, data: DataConfig) -> ValueError:
     """The same error of a file that was taken for sequences, which says what to do if it is text."""
-    readable = source.kind == "auto" and data.tokenizer.kind in ("byte", "bpe")
+    readable = source.kind == "auto" and data.tokenizer.kind in _READ_TEXT
     return ValueError(f"{error}{_LEARN}") if readable else error
 
 

@@ -157,8 +157,7 @@ def read_parquet(
                         yield rows.batch()
                         advance(done / total)
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{source.path}: damaged Parquet file ({said}). Copy or download the file again") from None
+        raise _damaged(source, error) from None
     rows.end()
     yield rows.batch()
     advance(1.0)
@@ -172,9 +171,13 @@ def check_parquet(source: SourceConfig, data: DataConfig) -> None:
     try:
         schema = pq.read_schema(source.path)
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{source.path}: damaged Parquet file ({said}). Copy or download the file again") from None
+        raise _damaged(source, error) from None
     _check_column(_Rows(source, data, Counter()), schema)
+
+
+def _damaged(source: SourceConfig, error: Exception) -> ValueError:
+    said = " ".join(str(error).split())[:200]
+    return ValueError(f"{source.path}: damaged Parquet file ({said}). Copy or download the file again")
 
 
 def _check_column(rows: _Rows, schema: Any) -> None:

@@ -6,13 +6,11 @@ text changed, and is written last, so that a download that broke off goes on whe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.batch import Advance, Batch
 from titans_genomics.data.documents import check_parquet, read_jsonl, read_parquet
 from titans_genomics.data.fetch import lock
+from titans_genomics.data.hub_files import bar_of, choose_files, git_hash
 from titans_genomics.data.text import read_text
-from titans_genomics.files import write_json
+from titans_genomics.files import file_sha256, write_json
 from titans_genomics.progress import Progress
 from titans_genomics.sheet import HUB_LIST, hub_address
 
@@ -30,19 +29,7 @@ MARK = "hub_dataset"
 """First key of a list, by which it is known."""
 
 _CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps datasets as Parquet: SUBSET/SPLIT/0000.parquet
-_ENDINGS = {
-    "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson"),
-    "text": (".txt", ".txt.gz"),
-    "json": (".json", ".json.gz"),  # often no data but what tools say of them
-}
-_ABOUT = re.compile(r"dataset_infos?\.json|.*metadata.*\.json", re.IGNORECASE)
 _READERS = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
 
 
 def fetch_dataset(source: SourceConfig) -> Path:
@@ -105,7 +92,6 @@ def _complete(source: SourceConfig) -> bool:
 def _download(source: SourceConfig) -> None:
     """The files of the dataset, then their list."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.utils import tqdm
 
     assert source.url is not None
     owner, name, revision, subset, split = hub_address(source.url)
@@ -127,17 +113,7 @@ def _download(source: SourceConfig) -> None:
     folder = source.path.parent / source.path.name.removesuffix(HUB_LIST)
     entries = []
     with Progress(sum(siblings[file].size or 0 for file in files), "bytes", f"downloading {repository}") as progress:
-
-        class Bar(tqdm):
-            """Hands on what was received to the progress of all files."""
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs | {"disable": True})
-                progress.update(kwargs.get("initial") or 0)
-
-            def update(self, n: float | None = 1) -> None:
-                progress.update(n or 0)
-
+        bar = bar_of(progress)
         for file in files:
             path = Path(
                 hf_hub_download(
@@ -146,7 +122,7 @@ def _download(source: SourceConfig) -> None:
                     repo_type="dataset",
                     revision=info.sha,
                     local_dir=folder,
-                    tqdm_class=Bar,
+                    tqdm_class=bar,
                     endpoint=endpoint,
                 )
             )
@@ -159,137 +135,17 @@ def _download(source: SourceConfig) -> None:
 
 def _check(path: Path, entry: Any) -> str:
     """The SHA-256 of a downloaded file; ValueError when the Hub has another of it."""
-    with path.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-        name, found, wanted = "SHA-256", sha256, entry.lfs and entry.lfs.sha256
-        if entry.lfs is None:  # kept in git itself, which sums up a header too
-            handle.seek(0)
-            header = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-            name, found = "git blob id", hashlib.file_digest(handle, lambda: header).hexdigest()
-            wanted = entry.blob_id
+    sha256 = _sha256_now(path)
+    if entry.lfs is None:  # kept in git itself
+        name, found, wanted = "git blob id", git_hash(path), entry.blob_id
+    else:
+        name, found, wanted = "SHA-256", sha256, entry.lfs.sha256
     if wanted is not None and wanted != found:
         path.unlink()
         raise ValueError(
             f"{path}: the file that came has another {name} ({found}) than the Hub says ({wanted}). It was removed: try again"
         )
     return sha256
-
-
-# --------------------------------------------------------------------------------------------- which files
-
-
-def choose_files(
-    names: Sequence[str], configs: Sequence[dict[str, Any]], subset: str, split: str, address: str
-) -> tuple[str, list[str]]:
-    """The format and the sorted files of one split of a dataset, of the first format that it has: Parquet, JSONL, text.
-
-    Files that end in .json are taken as JSONL when the card names them, or when there is nothing else.
-
-    Parameters
-    ----------
-    names
-        All files of the repository.
-    configs
-        ``configs`` of its card, which say what belongs to each subset and split; without, folders and names say it.
-    subset, split
-        Empty: the only or default subset; the split train.
-    address
-        The dataset, for error messages.
-
-    Raises
-    ------
-    ValueError
-        No such subset or split, or several subsets and none was named; the message lists them.
-    """
-    split = split or "train"
-    found = sorted(names)
-    splits = _of_card(found, configs, subset, address) if configs else _of_names(found, subset)
-    if not any(splits.values()):
-        if subset and not configs and _of_names(found, ""):
-            raise ValueError(_which_subset(_folders(found), subset, address))
-        return "", []
-    if not splits.get(split):
-        there = ", ".join(name for name, files in splits.items() if files)
-        raise ValueError(f"{address}: no split {split!r} in this dataset; there is {there}. Write hf://...?split=NAME")
-    kind = next((kind for kind in _ENDINGS if _of_kind(splits[split], kind)), "")
-    if not configs and not subset:
-        several = _folders([name for files in splits.values() for name in _of_kind(files, kind)])
-        if len(several) > 1:
-            raise ValueError(_which_subset(several, subset, address))
-    chosen = _of_kind(splits[split], kind)
-    if kind == "jsonl" and configs:
-        chosen = sorted(chosen + _of_kind(splits[split], "json"))
-    return "jsonl" if kind == "json" else kind, chosen
-
-
-def _of_kind(files: Sequence[str], kind: str) -> list[str]:
-    return [name for name in files if kind and name.lower().endswith(_ENDINGS[kind])]
-
-
-def _is_data(name: str) -> bool:
-    return any(_of_kind([name], kind) for kind in _ENDINGS) and not _ABOUT.fullmatch(name.rpartition("/")[2])
-
-
-def _of_card(found: list[str], configs: Sequence[dict[str, Any]], subset: str, address: str) -> dict[str, list[str]]:
-    """Files by split, as the card of the dataset has them."""
-    by_name = {str(entry.get("config_name", "default")): entry for entry in configs}
-    default = [name for name, entry in by_name.items() if entry.get("default") or name == "default"]
-    chosen = subset or (default[0] if default else next(iter(by_name)) if len(by_name) == 1 else "")
-    if chosen not in by_name:
-        raise ValueError(_which_subset(list(by_name), subset, address))
-    from fsspec.utils import glob_translate  # knows / and **
-
-    entry = by_name[chosen]
-    patterns = entry.get("data_files")
-    if patterns is None:
-        base = str(entry.get("data_dir", "")).strip("/")
-        return _by_split([name for name in found if _is_data(name) and (not base or name.startswith(f"{base}/"))])
-    if isinstance(patterns, str) or all(isinstance(one, str) for one in patterns):
-        patterns = [{"split": "train", "path": patterns}]
-    splits: dict[str, list[str]] = {}
-    for one in patterns:
-        globs = [one["path"]] if isinstance(one["path"], str) else one["path"]
-        globs = [glob.removeprefix("./") for glob in globs]
-        try:
-            matches = [re.compile(glob_translate(glob)).match for glob in globs]
-        except ValueError as error:
-            raise ValueError(f"{address}: its card has patterns of files that cannot be read ({error})") from None
-        splits[str(one["split"])] = [
-            name for name in found if name in globs or (_is_data(name) and any(match(name) for match in matches))
-        ]
-    return splits
-
-
-def _of_names(found: list[str], subset: str) -> dict[str, list[str]]:
-    """Files by split, as their folders and names tell."""
-    found = [name for name in found if _is_data(name)]
-    if subset:
-        found = [name for name in found if subset in _folders([name]) and name.startswith(f"{subset}/")]
-    return _by_split(found)
-
-
-def _folders(files: Sequence[str]) -> list[str]:
-    """Folders at the top that may be subsets."""
-    folders = dict.fromkeys(name.split("/")[0] for name in files if "/" in name)
-    return [folder for folder in folders if folder != "data" and not _split_of(folder)]
-
-
-def _which_subset(there: Sequence[str], subset: str, address: str) -> str:
-    said = f"no subset {subset!r} in this dataset" if subset else "the dataset has several subsets"
-    return f"{address}: {said}; there is {', '.join(there) or 'none'}. Write hf://...?subset=NAME"
-
-
-def _by_split(found: list[str]) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = {}
-    for name in found:
-        splits.setdefault(_split_of(name) or "train", []).append(name)
-    return splits
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a path speaks of; None when of none."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((split for split, spelled in _SPLITS.items() if any(word in spelled for word in words)), None)
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -310,14 +166,18 @@ def _files(source: SourceConfig) -> tuple[str, list[tuple[Path, int, str]]]:
 
 
 def _unchanged(path: Path, size: int, sha256: str) -> bool:
-    return path.is_file() and path.stat().st_size == size and _sha256(path, size, path.stat().st_mtime_ns) == sha256
+    return path.is_file() and path.stat().st_size == size and _sha256_now(path) == sha256
+
+
+def _sha256_now(path: Path) -> str:
+    """Of a file as it is at this moment; one process reads it through for this only once."""
+    now = path.stat()
+    return _sha256(path, now.st_size, now.st_mtime_ns)
 
 
 @lru_cache(1 << 16)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Of a file as it is at this moment, so that one process reads it through for this only once."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _checked_files(source: SourceConfig, done: Callable[[int], None]) -> tuple[str, list[tuple[Path, int]]]:

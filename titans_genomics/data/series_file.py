@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import io
 import zlib
 from collections.abc import Sized
@@ -21,6 +20,7 @@ from pyarrow import csv
 
 from titans_genomics.config import ForecastConfig
 from titans_genomics.data.fetch import download
+from titans_genomics.files import file_sha256
 
 FORMATS = (
     "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d", "%Y-%m",
@@ -47,8 +47,7 @@ def find_file(settings: ForecastConfig) -> tuple[Path, str]:
         raise FileNotFoundError(
             f"{path}: no such file (forecast.path, relative to the working directory); put it there, or give forecast.url"
         )
-    with path.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     if settings.sha256 is not None and sha256 != settings.sha256.lower():
         raise ValueError(
             f"{path}: the SHA-256 checksum is {sha256}, expected {settings.sha256.lower()} (forecast.sha256). Copy or download the file again, or correct the checksum"

@@ -189,10 +189,7 @@ class TitansCache(Cache):
         rows, counts = ([kind[i] for i in indices] for kind in part[:2])
         state = part.state
         if state is not None and rows:
-            state = map_leaves(
-                lambda _, leaf: leaf[torch.tensor(indices, device=leaf.device)] if isinstance(leaf, Tensor) else leaf,
-                state,
-            )
+            state = state.rows(torch.tensor(indices))
         return self.placed(Part(rows, counts, state))
 
     def placed(self, part: Part) -> Part:
@@ -208,14 +205,13 @@ class TitansCache(Cache):
             return list(parts)
         alike: dict[Any, list[Part]] = {}
         for part in parts:
-            if part.rows:
-                leaves = part.state.leaves() if part.state is not None else ()
-                kind = tuple(
-                    (name, leaf.shape[1:] if isinstance(leaf, Tensor) else leaf)
-                    for name, leaf in leaves
-                    if not name.endswith(OFFSET)
-                )
-                alike.setdefault(kind, []).append(part)
+            leaves = part.state.leaves() if part.state is not None else ()
+            kind = tuple(
+                (name, leaf.shape[1:] if isinstance(leaf, Tensor) else leaf)
+                for name, leaf in leaves
+                if not name.endswith(OFFSET)
+            )
+            alike.setdefault(kind, []).append(part)
         return [self.joined(group) for group in alike.values()]
 
     def joined(self, parts: Sequence[Part]) -> Part:

@@ -22,7 +22,6 @@ def model_card(
     manifest: dict[str, Any],
     *,
     name: str,
-    place: str,
     text: bool,
     run: str | None = None,
     trained: dict[str, Any] | None = None,
@@ -36,8 +35,7 @@ def model_card(
     ----------
     description : model.json
     manifest : manifest.json of the token store
-    name : the model's name
-    place : where it is loaded from: OWNER/NAME on the Hub, or the name of the folder
+    name : the model's name, by which it is loaded: OWNER/NAME on the Hub, or the name of the folder
     text : whether tokens stand for bytes of text, not for bases
     run : the run's name; None: not said
     trained, evaluated : train.json and evaluate.json, where there are any
@@ -71,7 +69,7 @@ def model_card(
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
         _what_it_is(description, run, text),
-        _use(place, text),
+        _use(name, text),
         _data(manifest, unit),
         _training(trained),
         _evaluation(figures, evaluated, unit),
@@ -108,7 +106,7 @@ def _what_it_is(description: dict[str, Any], run: str | None, text: bool) -> str
     )
 
 
-def _use(place: str, text: bool) -> str:
+def _use(name: str, text: bool) -> str:
     prompt = "In the beginning" if text else "ACGTTGCAACGT"
     return f"""## How to use it
 
@@ -117,8 +115,8 @@ def _use(place: str, text: bool) -> str:
 import titans_genomics.hf  # registers the model with transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{place}")
-model = AutoModelForCausalLM.from_pretrained("{place}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
 inputs = tokenizer("{prompt}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100, do_sample=True)[0]))
 ```

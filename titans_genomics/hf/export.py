@@ -23,6 +23,7 @@ from titans_genomics.hf.card import model_card
 from titans_genomics.hf.configuration import TitansPretrainedConfig
 from titans_genomics.hf.modeling import TitansForCausalLM
 from titans_genomics.models import LanguageModel
+from titans_genomics.models.state import share
 from titans_genomics.training import load_model
 from titans_genomics.training.export import describe_model
 
@@ -92,7 +93,6 @@ def export(
         licence=licence,
         language=language,
         name=push or out.resolve().name,
-        place=push or out.resolve().name,
         run=run,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,8 @@ def export(
             model.save_pretrained(written, max_shard_size=shard_size)
         _write_tokenizer(tokens.path / TOKENIZER, written)
         write_text(written / "README.md", card)
-        for weights in written.glob("*.safetensors"):  # made for the owner alone
-            weights.chmod((written / "README.md").stat().st_mode)
+        for weights in written.glob("*.safetensors"):
+            share(weights)
         if out.exists():
             shutil.rmtree(out)
         os.replace(written, out)

@@ -184,15 +184,20 @@ def real_tokens(attention_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
         raise ValueError(
             f"attention_mask must be ({B}, {T} or more) with 0 at padding, got {tuple(attention_mask.shape)}"
         )
-    real_BT = attention_mask[:, attention_mask.shape[1] - T :].to(x_BTD.device) != 0
+    real_BT = newest(attention_mask, x_BTD)
     return None if bool(real_BT.all()) else real_BT
+
+
+def newest(attention_mask: Tensor, like_BT: Tensor) -> Tensor:
+    """Where a mask has no padding, of the last T tokens, (B, T) bool on the device of a tensor (B, T, ...)."""
+    return attention_mask[:, attention_mask.shape[1] - like_BT.shape[1] :].to(like_BT.device) != 0
 
 
 def without_padding(labels_BT: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Labels, -100 where they are padding or where the token before them is: no logits of the model are for those."""
     if attention_mask is None:
         return labels_BT
-    real_BT = attention_mask[:, -labels_BT.shape[1] :].to(labels_BT.device) != 0
+    real_BT = newest(attention_mask, labels_BT)
     scored_BT = real_BT.clone()
     scored_BT[:, 1:] &= real_BT[:, :-1]
     return labels_BT.masked_fill(~scored_BT, -100)
@@ -327,7 +332,7 @@ class TitansForSequenceClassification(TitansPreTrainedModel):
         B, T = hidden.shape[:2]
         last = torch.full((B,), T - 1, device=hidden.device)
         if attention_mask is not None:
-            inside = attention_mask[:, attention_mask.shape[1] - T :].to(hidden.device) != 0
+            inside = newest(attention_mask, hidden)
             if not bool(inside.any(1).all()):
                 raise ValueError("attention_mask: a row has no token but padding")
             last = (inside * torch.arange(1, T + 1, device=hidden.device)).argmax(1)

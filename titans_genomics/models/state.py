@@ -34,6 +34,10 @@ class State(NamedTuple):
         """Sequences of the batch."""
         return first_tensor(self.blocks).shape[0]  # type: ignore[union-attr]
 
+    def rows(self, which: Tensor | slice) -> State:
+        """The state of some sequences of the batch, in that order; a tensor of indices may name one more than once."""
+        return map_leaves(lambda _, leaf: leaf[which] if isinstance(leaf, Tensor) else leaf, self)
+
 
 def first_tensor(state: Any) -> Tensor | None:
     """The first tensor of a nested state; asked at every token, so it looks no further."""

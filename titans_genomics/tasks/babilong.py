@@ -22,7 +22,7 @@ from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.niah_read import batches, forced, generate, interval, read, repeated
-from titans_genomics.tasks.niah_samples import Haystack, Prompt, answer_of, encode, text_of_file, text_of_store
+from titans_genomics.tasks.niah_samples import Haystack, Prompt, answer_of, encode, text_of
 
 QUESTION = "\nQuestion: {question}\nAnswer:"
 
@@ -102,7 +102,7 @@ def scattered(
         raise ValueError(
             f"niah.babilong.lengths: {length} tokens have no room for a story of {path}, {length - room} tokens of this tokenizer; take longer ones"
         )
-    start = haystack.cut(int(rng.integers(len(haystack.tokens))), len(haystack.tokens) - 1)
+    start = haystack.start(rng)
     places = [
         max(0, haystack.cut(start + int(place), start + room) - start)
         for place in np.sort(rng.integers(room + 1, size=len(facts)))
@@ -125,8 +125,15 @@ def named(text: str, answer: str, choices: Sequence[str]) -> bool:
     return told - longer == {answer}
 
 
-def babilong(model: Any, settings: NiahConfig, store: TokenStore, seed: int, what: str) -> dict[str, Any]:
-    """Figures of a model on every file and length; the same questions for every model.
+def babilong(
+    model: Any,
+    settings: NiahConfig,
+    tokenizer: Tokenizer,
+    tasks: dict[Path, list[Question]],
+    prompts: dict[tuple[Path, int], list[Prompt]],
+    what: str,
+) -> dict[str, Any]:
+    """Figures of a model on every file and length; ``tasks`` and ``prompts``, the same for every model, as `drawn` gives them.
 
     Returns
     -------
@@ -134,13 +141,7 @@ def babilong(model: Any, settings: NiahConfig, store: TokenStore, seed: int, wha
         ``cells``, one per file and length: ``task`` (the file's name), ``length``, ``samples``, ``choices`` (answers of the file), ``found`` (share answered
         by greedy generation), ``found_ci95`` (Wilson), ``chosen`` (share in which the true answer is the most likely of the choices),
         ``chosen_ci95``, ``chance`` (one in the number of choices) and ``seconds``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `drawn`.
     """
-    tasks, prompts = drawn(settings, store, seed)
     cells = []
     with Progress(sum(p.length for ps in prompts.values() for p in ps), "tokens", f"BABILong, {what}") as progress:
         for (path, length), asked in prompts.items():
@@ -148,7 +149,7 @@ def babilong(model: Any, settings: NiahConfig, store: TokenStore, seed: int, wha
             choices = sorted({question.answer for question in tasks[path]})
             found, chosen = np.concatenate(
                 [
-                    _ask(model, store.tokenizer, asked[rows], choices, settings.piece, progress)
+                    _ask(model, tokenizer, asked[rows], choices, settings.piece, progress)
                     for rows in batches(len(asked), length, settings.piece)
                 ]
             ).T
@@ -182,7 +183,7 @@ def drawn(
     """
     own = settings.babilong
     assert own is not None
-    haystack = text_of_file(settings.haystack, store.tokenizer) if settings.haystack else text_of_store(store, "test")
+    haystack = text_of(settings.haystack, store, "test")
     tasks = {path: read_babi(path) for path in own.files}
     prompts = {
         (path, length): _prompts(path, questions, haystack, store.tokenizer, length, own, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import time
 import zipfile
@@ -20,7 +19,7 @@ from titans_genomics import __version__
 from titans_genomics.config import Config
 from titans_genomics.data.labelled import Labelled
 from titans_genomics.data.store import TokenStore
-from titans_genomics.files import replacing
+from titans_genomics.files import file_sha256, replacing
 from titans_genomics.models.classifier import pool
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import batches, device_of, encoded, padded, token_budget
@@ -171,9 +170,3 @@ def _alone(path: Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. Raises FileNotFoundError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

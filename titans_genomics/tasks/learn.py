@@ -76,15 +76,7 @@ def learn(
     ValueError
         After ten steps in a row that were not finite; when the checkpoint cannot be read.
     """
-    spared = network.no_decay() if hasattr(network, "no_decay") else set()
-    groups = [
-        {
-            "params": [p for n, p in network.named_parameters() if p.requires_grad and (n in spared) is free],
-            "weight_decay": decay,
-        }
-        for free, decay in ((False, settings.weight_decay), (True, 0.0))
-    ]
-    optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=(0.9, 0.95))
+    optimiser = torch.optim.AdamW(decayed(network, settings.weight_decay), lr=settings.lr, betas=(0.9, 0.95))
     progress: dict[str, Any] = {
         "step": 0, "skipped": 0, "in_a_row": 0, "seconds": 0.0, "best": None, "best_step": 0, "curve": [], "since": [],
     }  # fmt: skip
@@ -140,6 +132,19 @@ def learn(
         "best_step": progress["best_step"] if best is not None else progress["step"],
         "curve": progress["curve"],
     }
+
+
+def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of an optimiser: the parameters that decay, and those that ``no_decay()`` names, if the network has it."""
+    spared = network.no_decay() if hasattr(network, "no_decay") else set()
+    groups = [
+        {
+            "params": [p for n, p in network.named_parameters() if p.requires_grad and (n in spared) is free],
+            "weight_decay": decay,
+        }
+        for free, decay in ((False, weight_decay), (True, 0.0))
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -20,7 +20,7 @@ import torch
 
 from titans_genomics.config import Config, LmEvalConfig
 from titans_genomics.data.store import TokenStore
-from titans_genomics.files import write_json
+from titans_genomics.files import file_sha256, write_json
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.lm_eval_faults import said, task_named, unreachable
 from titans_genomics.tasks.sequences import device_of
@@ -102,7 +102,7 @@ def lm_eval(config: Config, store: Path, models: dict[str, Path], out: Path) -> 
         "seed": config.seed,
         "include": _include(settings.include) if settings.include is not None else None,
     }
-    out, weights = Path(out), {name: _sha256(Path(folder) / "model.safetensors") for name, folder in models.items()}
+    out, weights = Path(out), {name: file_sha256(Path(folder) / "model.safetensors") for name, folder in models.items()}
     part = out.with_suffix(f".part{out.suffix}")
     result = asked | {"weights": {}, "details": {}, "models": {}, "not_finite": {}}
     for path in (out, part):
@@ -172,15 +172,10 @@ def _take_over(result: dict[str, Any], path: Path, asked: dict[str, Any], weight
         result[key] |= values
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def _include(folder: Path) -> str:
     """One SHA-256 of the task files in a folder and their data; what datasets keeps there is left out."""
     files = sorted(path for path in folder.glob("**/*") if path.suffix in INCLUDED)
-    listed = "".join(f"{_sha256(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
+    listed = "".join(f"{file_sha256(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
     return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.lm_eval_read import advance, most_rows, select
+from titans_genomics.tasks.lm_eval_read import select
+from titans_genomics.tasks.sequences import advance, most_rows
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names that tasks have for the most tokens, in the order in which they count."""

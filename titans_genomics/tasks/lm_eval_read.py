@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_genomics.models.state import State, map_leaves
+from titans_genomics.models.state import State
 from titans_genomics.progress import Progress
+from titans_genomics.tasks.sequences import advance, most_rows, padded
 
 BATCH_LOGITS = 1 << 24
 """Most logits that are held together."""
@@ -194,13 +195,10 @@ class _Reader:
         for first in range(0, int(lengths[0]), self.piece):
             active = int((lengths > first).sum())
             last = min(first + self.piece, int(lengths[0]))
-            tokens = np.zeros((active, last - first), dtype=np.int64)
-            for target, row in zip(tokens, rows[:active], strict=True):
-                own = row.inputs[first:last]
-                target[: len(own)] = own
+            tokens, _ = padded([row.inputs[first:last] for row in rows[:active]])
             if state is not None:
-                state = map_leaves(lambda _, leaf: leaf[:active] if isinstance(leaf, Tensor) else leaf, state)  # noqa: B023
-            hidden, state = self.model.embed(torch.from_numpy(tokens).to(self.device), state)
+                state = state.rows(slice(active))
+            hidden, state = self.model.embed(tokens.to(self.device), state)
             self.fill(hidden, *_asked(rows[:active], first, last))
             if self.progress is not None:
                 read = np.clip(lengths - first, 0, self.piece) / lengths  # share of each row
@@ -237,26 +235,6 @@ def _asked(rows: list[Row], first: int, last: int) -> tuple[np.ndarray, np.ndarr
     return row_numbers, places, targets, requests
 
 
-def advance(model: Any, tokens: np.ndarray, state: State | None, piece: int) -> tuple[Tensor, State]:
-    """Read tokens (B, T), of any integer dtype, in pieces: the final hidden state at the last token, (B, D), and the state after it."""
-    device = next(model.parameters()).device
-    for first in range(0, tokens.shape[1], piece):
-        part = torch.from_numpy(tokens[:, first : first + piece].astype(np.int64)).to(device)
-        hidden, state = model.embed(part, state)
-    assert state is not None
-    return hidden[:, -1], state
-
-
 def select(state: State, rows: np.ndarray) -> State:
     """The state of a batch made of these rows, copied."""
-    index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
-    return map_leaves(lambda _, leaf: leaf[index.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, state)
-
-
-def most_rows(model: Any) -> int:
-    """Rows whose states fit into a quarter of a gigabyte on a CPU, 8 GB on a GPU."""
-    bytes_of_one = sum(
-        leaf.numel() * leaf.element_size() for _, leaf in model.begin(1).leaves() if isinstance(leaf, Tensor)
-    )
-    budget = 1 << (28 if next(model.parameters()).device.type == "cpu" else 33)
-    return max(1, budget // max(1, bytes_of_one))
+    return state.rows(torch.from_numpy(np.asarray(rows, dtype=np.int64)))

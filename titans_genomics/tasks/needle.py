@@ -8,9 +8,7 @@ payloads are random, so that nothing but recall beats 25% and 2 bits.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,11 @@ from safetensors.torch import save_model as save_safetensors
 from titans_genomics.config import Config, NeedleConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import replacing, write_json
-from titans_genomics.models.state import State, map_leaves
+from titans_genomics.models.state import State, share
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.haystack import Background, Needles, draw_needles
 from titans_genomics.tasks.needle_tune import tune
+from titans_genomics.tasks.peak import peak_mb, reset_peak
 from titans_genomics.training import check_model, load_model, with_vocabulary
 
 BATCH_TOKENS = 16_384
@@ -105,6 +104,7 @@ def needle(config: Config, store: Path, models: dict[str, Path], out: Path) -> d
             weights.parent.mkdir(parents=True, exist_ok=True)
             with replacing(weights) as temporary:
                 save_safetensors(model, str(temporary))
+                share(temporary)
             measured = measure(model, settings, background, config.seed, f"{name}, tuned")
             result["tuned"][name] = {**measured, "tuning": tuning}
     write_json(Path(out), result)
@@ -122,7 +122,7 @@ def measure(model: Any, settings: NeedleConfig, background: Background, seed: in
     with Progress(sum(n * length for length, n in counts.items()), "bases", f"needles, {what}") as progress:
         for length, count in counts.items():
             started = time.monotonic()
-            _reset_peak(next(model.parameters()).device)
+            reset_peak(next(model.parameters()).device)
             rng = np.random.default_rng([seed, length])
             places = np.array(settings.places(length), dtype=np.int64)
             needles = draw_needles(rng, places, count, settings.motif, settings.payload)
@@ -141,7 +141,7 @@ def measure(model: Any, settings: NeedleConfig, background: Background, seed: in
                     "stretches": count,
                     "seconds": round(seconds, 3),
                     "bases_per_second": count * length / seconds,
-                    "peak_mb": _peak_mb(next(model.parameters()).device),
+                    "peak_mb": peak_mb(next(model.parameters()).device),
                 }
             )
             recalled = [cell["recall"] for cell in cells[-len(settings.depths) :]]
@@ -194,8 +194,7 @@ def ask(model: Any, state: State, needles: Needles, rows: slice) -> np.ndarray:
     owner = torch.arange(state.batch, device=device).repeat_interleave(each)
     figures = []
     for these in torch.arange(len(owner), device=device).split(QUESTIONS):
-        copies = map_leaves(lambda _, leaf: leaf[owner[these]] if isinstance(leaf, torch.Tensor) else leaf, state)  # noqa: B023
-        figures.append(_answers(model, copies, motifs[these], payloads[these]))
+        figures.append(_answers(model, state.rows(owner[these]), motifs[these], payloads[these]))
     return torch.cat(figures, dim=1).double().cpu().numpy().reshape(len(FIGURES), -1, each)
 
 
@@ -252,23 +251,3 @@ def _cells(
         }
         for number, depth in enumerate(depths)
     ]
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Begin to measure peak memory anew, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # else the peak is that of the process so far
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb(device: torch.device) -> float:
-    """Peak memory since `_reset_peak`, MB: that of the device, on a CPU that of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

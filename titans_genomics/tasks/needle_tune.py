@@ -19,6 +19,7 @@ from titans_genomics.config import Config, NeedleConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.haystack import Background
+from titans_genomics.tasks.learn import decayed, schedule
 
 LR = 3e-3
 """Peak learning rate of AdamW."""
@@ -69,12 +70,7 @@ def tune(model: Any, config: Config, store: TokenStore, name: str) -> dict[str, 
     background = Background(store, "train", _trained(store, settings))
     least = 2 * (settings.motif + settings.payload)
     rng = np.random.default_rng([config.seed, steps])
-    spared = model.no_decay()
-    groups = [
-        {"params": [p for n, p in model.named_parameters() if (n in spared) is free], "weight_decay": decay}
-        for free, decay in ((False, train.weight_decay), (True, 0.0))
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=LR, betas=(train.beta1, train.beta2))
+    optimiser = torch.optim.AdamW(decayed(model, train.weight_decay), lr=LR, betas=(train.beta1, train.beta2))
     begun, every = time.monotonic(), -(-steps // CURVE)
     done = seen = skipped = in_a_row = 0
     curve: list[dict[str, float]] = []
@@ -86,7 +82,7 @@ def tune(model: Any, config: Config, store: TokenStore, name: str) -> dict[str, 
             context = length_at(step, steps, train.context, least)
             rows = max(train.batch_size, ROWS // context)
             for group in optimiser.param_groups:
-                group["lr"] = LR * schedule(step, steps)
+                group["lr"] = LR * schedule(step, steps, WARMUP)
             window, asked = windows(rng, background, settings, context, rows)
             seen += window.size
             found = _step(model, optimiser, window, asked, train.clip)
@@ -149,14 +145,6 @@ def _step(
     right = (logits.detach()[..., :4].argmax(-1) == targets)[recalled].float().mean()
     bits, everything = (torch.stack([own, ordinary]).detach() / math.log(2)).tolist()
     return bits, right.item(), everything
-
-
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then a cosine to a tenth."""
-    warm = max(1, round(WARMUP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def length_at(step: int, steps: int, context: int, least: int) -> int:

@@ -7,7 +7,6 @@ Each depth has prompts of its own, the same for every model.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ import torch
 from titans_genomics.config import Config, NiahConfig
 from titans_genomics.data.store import TokenStore
 from titans_genomics.data.vocabulary import Tokenizer
-from titans_genomics.files import read_json, write_json
+from titans_genomics.files import file_sha256, read_json, write_json
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.babilong import babilong, drawn
-from titans_genomics.tasks.needle import _peak_mb, _reset_peak
 from titans_genomics.tasks.niah_read import batches, forced, generate, interval, read
-from titans_genomics.tasks.niah_samples import KINDS, Haystack, Kind, Prompt, draw, noise, text_of_file, text_of_store
+from titans_genomics.tasks.niah_samples import KINDS, Haystack, Kind, Prompt, draw, noise, text_of
 from titans_genomics.tasks.niah_tune import checksum, tune
+from titans_genomics.tasks.peak import peak_mb, reset_peak
 from titans_genomics.training import build_model, check_model, load_model, model_config, with_vocabulary
 from titans_genomics.training.export import save_model
 from titans_genomics.training.logs import hardware, versions
@@ -103,8 +102,7 @@ def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path
     for length in settings.lengths if settings.kinds else ():  # before any work: is there room?
         for kind in settings.kinds:
             draw(np.random.default_rng(0), tokens.tokenizer, needles[kind], kind, length, 0.5)
-    if settings.babilong:
-        drawn(settings, tokens, config.seed)
+    questions = drawn(settings, tokens, config.seed) if settings.babilong else None
     training = None
     if settings.fit_of(name).steps:
         training = tune(
@@ -135,7 +133,7 @@ def niah(config: Config, store: Path, name: str, trained: Path | None, out: Path
         "train_context": (settings.context or config.train.context) if training else config.train.context,
         "training": training,
         **measure(model, settings, tokens.tokenizer, needles, config.seed, name),
-        "babilong": babilong(model, settings, tokens, config.seed, name) if settings.babilong else None,
+        "babilong": babilong(model, settings, tokens.tokenizer, *questions, name) if questions else None,
         "identity": expected,
         "hardware": hardware(),
         "versions": versions(),
@@ -163,8 +161,7 @@ def identity(config: Config, store: TokenStore, name: str) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file (niah.haystack, niah.babilong.files)")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def table(config: Config, store: Path, folder: Path) -> dict[str, Any]:
@@ -208,8 +205,7 @@ def haystacks(settings: NiahConfig, store: TokenStore, split: str) -> dict[Kind,
             found[kind] = noise(store.tokenizer)
             continue
         if text is None:
-            own = settings.haystack if split == "test" else None
-            text = text_of_file(own, store.tokenizer) if own else text_of_store(store, split)
+            text = text_of(settings.haystack if split == "test" else None, store, split)
         found[kind] = text
     return found
 
@@ -239,7 +235,7 @@ def measure(
         for kind in settings.kinds:
             for length in settings.lengths:
                 begun = time.monotonic()
-                _reset_peak(device)
+                reset_peak(device)
                 prompts = [
                     draw(
                         np.random.default_rng([seed, KINDS.index(kind), length, number, sample]),
@@ -267,7 +263,7 @@ def measure(
                 )
                 row["found_ci95"] = interval(int(flat[:, 0].sum()), len(flat))
                 row |= {"seconds": round(seconds, 3), "tokens_per_second": len(flat) * length / seconds}
-                lengths.append(row | {"peak_mb": _peak_mb(device)})
+                lengths.append(row | {"peak_mb": peak_mb(device)})
                 progress.update(0, note=f"{kind} at {length:,} tokens: {row['found']:.0%} found")
     return {"cells": cells, "lengths": lengths}
 

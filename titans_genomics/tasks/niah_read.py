@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titans_genomics.data.vocabulary import Tokenizer
-from titans_genomics.models.state import State, map_leaves
+from titans_genomics.models.state import State
 
 BATCH_TOKENS = 16_384
 """Tokens of all prompts of a batch that are read in one step."""
@@ -126,7 +126,7 @@ def forced(model: Any, logits: Tensor, state: State, answers: Sequence[np.ndarra
 def repeated(logits: Tensor, state: State, times: int) -> tuple[Tensor, State]:
     """Every row ``times`` times, one behind the other."""
     rows = torch.arange(logits.shape[0], device=logits.device).repeat_interleave(times)
-    return logits[rows], map_leaves(lambda _, leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, state)
+    return logits[rows], state.rows(rows)
 
 
 def interval(found: int, count: int) -> list[float]:

@@ -84,6 +84,10 @@ class Haystack:
         """``count`` tokens from ``start`` (any number from 0 on): shape (count,)."""
         return self.tokens[np.arange(start, start + count) % len(self.tokens)]
 
+    def start(self, rng: np.random.Generator) -> int:
+        """The beginning of a random sentence."""
+        return self.cut(int(rng.integers(len(self.tokens))), len(self.tokens) - 1)
+
     def cut(self, place: int, most: int) -> int:
         """The first beginning of a sentence at ``place`` or behind it, the last one before it when that is behind ``most``."""
         turn, within = divmod(place, len(self.tokens))
@@ -146,6 +150,11 @@ def text_of_file(path: Path, tokenizer: Tokenizer) -> Haystack:
     if not size:
         raise ValueError(f"{path}: no text in the file (niah.haystack)")
     return _sentences(tokenizer, np.concatenate(parts)[:MOST])
+
+
+def text_of(path: Path | None, store: TokenStore, split: str) -> Haystack:
+    """The text of a file where one is given, else that of a split; see `text_of_file` and `text_of_store`."""
+    return text_of_file(path, store.tokenizer) if path else text_of_store(store, split)
 
 
 def _sentences(tokenizer: Tokenizer, tokens: np.ndarray) -> Haystack:
@@ -234,7 +243,7 @@ def draw(
         raise ValueError(
             f"niah.lengths: {length} tokens have no room for needle and question, {length - room} tokens of this tokenizer; begin with longer ones"
         )
-    start = haystack.cut(int(rng.integers(len(haystack.tokens))), len(haystack.tokens) - 1)
+    start = haystack.start(rng)
     place = max(0, haystack.cut(start + round(depth * room), start + room) - start)
     fixed = ((0, intro), (len(intro) + place, needle), (length - len(question), question))
     return Prompt(haystack, start, fixed, length, value, *answer_of(tokenizer, value))

@@ -216,7 +216,7 @@ def episode(
     """
     needle, question, answer, stop = needle_and_question(rng, tokenizer, haystack, kind)
     spare = room - len(needle) - len(question) - len(answer) - len(stop)
-    start = haystack.cut(int(rng.integers(len(haystack.tokens))), len(haystack.tokens) - 1)
+    start = haystack.start(rng)
     if spare < 0:
         return haystack.read(start, room), np.zeros(room, bool)
     most = start + spare

@@ -1,9 +1,9 @@
-"""Labelled sequences as batches of tokens, and what a network says of them."""
+"""Sequences as batches of tokens, read in pieces, and what a network says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.labelled import Labelled
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.models.classifier import CNN, Network
+from titans_genomics.models.state import State
 from titans_genomics.progress import Progress
 
 Strands = Literal["both", "given"]
@@ -115,3 +116,22 @@ def predict(
         if progress is not None:
             progress.update(len(batch))
     return result
+
+
+def advance(model: Any, tokens: np.ndarray, state: State | None, piece: int) -> tuple[Tensor, State]:
+    """Read tokens (B, T), of any integer dtype, in pieces: the final hidden state at the last token, (B, D), and the state after it."""
+    device = next(model.parameters()).device
+    for first in range(0, tokens.shape[1], piece):
+        part = torch.from_numpy(tokens[:, first : first + piece].astype(np.int64)).to(device)
+        hidden, state = model.embed(part, state)
+    assert state is not None
+    return hidden[:, -1], state
+
+
+def most_rows(model: Any) -> int:
+    """Rows whose states fit into a quarter of a gigabyte on a CPU, 8 GB on a GPU."""
+    bytes_of_one = sum(
+        leaf.numel() * leaf.element_size() for _, leaf in model.begin(1).leaves() if isinstance(leaf, Tensor)
+    )
+    budget = 1 << (28 if next(model.parameters()).device.type == "cpu" else 33)
+    return max(1, budget // max(1, bytes_of_one))

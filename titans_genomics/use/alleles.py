@@ -226,7 +226,8 @@ def _read_trunks(reader: Reader, trunks: list[_Trunk]) -> Iterator[tuple[_Branch
     scores[:, 0] = [_uniform(reader, trunk.tokens[0]) for trunk in trunks]
     cuts = {0, tokens.shape[1], *(at for _, at in wanted), *range(0, tokens.shape[1], PIECE)}
     for first, last in pairwise(sorted(cuts)):
-        kept |= {(row, at): _row(state, row) for row, at in wanted if at == first}
+        # rows that are named by a tensor are copied: in memory of their own
+        kept |= {(row, at): state.rows(torch.tensor([row], device=tokens.device)) for row, at in wanted if at == first}
         hidden, state = reader.model.embed(tokens[:, first:last], state)
         open_ = [(row, branch) for row, branch in branches if branch.keep <= last and branch.stop > first]
         if not open_:
@@ -295,11 +296,6 @@ def _log_p(reader: Reader, hidden: Tensor, targets: Tensor) -> np.ndarray:
     # in double precision, as differences of sums over hundreds of tokens are what counts
     found = reader.model.head(hidden).double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return (found * scored[targets]).cpu().numpy()
-
-
-def _row(state: State, row: int) -> State:
-    """The state of one sequence of a batch, in memory of its own."""
-    return map_leaves(lambda _, leaf: leaf[row : row + 1].clone() if isinstance(leaf, Tensor) else leaf, state)
 
 
 def _together(states: Sequence[State]) -> State:

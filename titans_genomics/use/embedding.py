@@ -17,12 +17,11 @@ from titans_genomics.data import alphabet
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.models.classifier import Pooling
 from titans_genomics.models.pieces import in_pieces
-from titans_genomics.models.state import State, map_leaves
+from titans_genomics.models.state import State
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import Strands, batches, padded, token_budget
-from titans_genomics.use.reader import PIECE, Reader
+from titans_genomics.use.reader import PIECE, Reader, usual_stretch
 from titans_genomics.use.records import Record
-from titans_genomics.use.sampling import usual_stretch
 from titans_genomics.use.vectors import Block
 
 Per = Literal["sequence", "position"]
@@ -188,7 +187,7 @@ class Embedding:
                 active = int((own > first).sum())  # the longest stand first
                 piece = tokens[:active, first : first + PIECE].to(self.reader.device)
                 if state is not None and state.batch > active:
-                    state = map_leaves(lambda _, leaf: leaf[:active] if isinstance(leaf, Tensor) else leaf, state)  # noqa: B023
+                    state = state.rows(slice(active))
                 hidden, state = hidden_states(self.reader.model, piece, state, self.layers)
                 inside = (own[:active] - first).clamp(max=PIECE)
                 for at, states in enumerate(hidden):

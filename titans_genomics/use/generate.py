@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +12,13 @@ import numpy as np
 import pysam
 import torch
 
-from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data import alphabet
-from titans_genomics.data.readers import check_source, read_records
 from titans_genomics.files import replacing
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.lm_eval_read import most_rows
-from titans_genomics.use.reader import Reader
-from titans_genomics.use.sampling import Sampling, stream, usual_stretch
+from titans_genomics.tasks.sequences import most_rows
+from titans_genomics.use.reader import Reader, usual_stretch
+from titans_genomics.use.records import read_codes
+from titans_genomics.use.sampling import Sampling, stream
 
 BATCH = 64
 """Most sequences that are made side by side."""
@@ -142,10 +141,7 @@ def read_prompts(reader: Reader, prompt: str | Path | None) -> list[tuple[str, n
         path = Path(prompt)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file of prompts")
-        source = SourceConfig(path=path)
-        data = DataConfig(sources=(source,), soft_mask=reader.soft_mask)
-        check_source(source, data)
-        found = list(read_records(source, data))
+        found = list(read_codes(path, reader.soft_mask))
     for name, codes in found:
         if not len(codes):
             raise ValueError(f"{text[:80]}: prompt {name!r} holds no base; leave the prompt out to begin with nothing")
@@ -175,12 +171,10 @@ class _Write(Protocol):
 @contextmanager
 def _fasta(out: Path) -> Iterator[_Write]:
     """What writes to a new file that takes its place when all is written."""
-    with ExitStack() as stack:
-        temporary = stack.enter_context(replacing(out))
-        if out.suffix == ".gz":
-            file = stack.enter_context(pysam.BGZFile(str(temporary), "wb"))
-        else:
-            file = stack.enter_context(temporary.open("wb"))
+    with (
+        replacing(out) as temporary,
+        pysam.BGZFile(str(temporary), "wb") if out.suffix == ".gz" else temporary.open("wb") as file,
+    ):
         yield file.write
 
 

@@ -13,6 +13,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,10 @@ from torch import Tensor
 
 from titans_genomics import __version__
 from titans_genomics.data.alphabet import reverse_complement
-from titans_genomics.files import replacing
+from titans_genomics.files import file_sha256, replacing
 from titans_genomics.models.state import State, map_leaves, save_state, share
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.embeddings import file_sha256
-from titans_genomics.tasks.sequences import token_budget
+from titans_genomics.tasks.sequences import advance, token_budget
 from titans_genomics.training import next_token_nll, scored_bases
 from titans_genomics.use.reader import MEMORY_KEY, PIECE, Reader
 from titans_genomics.use.records import read_sequences
@@ -156,8 +156,8 @@ def compare(
     with Progress(None, "tokens", f"comparing on {Path(fasta).name}") as progress, torch.inference_mode():
         for batch in _batches(_rows(reader, [Path(fasta)], "given", []), size, 1, token_budget(reader.device)):
             tokens = torch.from_numpy(batch.astype(np.int64)).to(reader.device)
-            for own, start in zip(bits, (reader.start, memory), strict=True):
-                own.append(_nll(reader.model, tokens, _expanded(start, len(batch)), scored) / math.log(2))
+            for own, begun in zip(bits, (reader, replace(reader, start=memory)), strict=True):
+                own.append(_nll(reader.model, tokens, begun.state(len(batch)), scored) / math.log(2))
             bases.append(scored[tokens[:, 1:]].sum(1).cpu().numpy())
             progress.update(batch.size)
     weight = np.concatenate(bases) if bases else np.zeros(0)
@@ -235,11 +235,7 @@ def _mean(reader: Reader, rows: Iterable[np.ndarray], size: int, progress: Progr
     sums: dict[str, Tensor] = {}
     read = 0
     for batch in _batches(rows, size, 0, token_budget(reader.device)):
-        state = reader.state(len(batch))
-        tokens = torch.from_numpy(batch.astype(np.int64))
-        for piece in tokens.split(PIECE, dim=1):
-            _, state = reader.model.embed(piece.to(reader.device), state)
-        assert state is not None
+        _, state = advance(reader.model, batch, reader.state(len(batch)), PIECE)
         for name, leaf in state.leaves():
             if _MEMORY.fullmatch(name) and not _is_anchor(name):
                 assert isinstance(leaf, Tensor)
@@ -262,15 +258,6 @@ def _mean(reader: Reader, rows: Iterable[np.ndarray], size: int, progress: Progr
 def _is_anchor(name: str) -> bool:
     """Whether a leaf repeats another at an earlier time: the weights that an open chunk or segment began with."""
     return ".anchor." in name or ".segment_weights." in name
-
-
-def _expanded(state: State | None, batch: int) -> State | None:
-    """A state of batch 1 for every sequence of a batch."""
-    if state is None:
-        return None
-    return map_leaves(
-        lambda _, leaf: leaf.expand(batch, *leaf.shape[1:]).contiguous() if isinstance(leaf, Tensor) else leaf, state
-    )
 
 
 def _nll(model: Any, tokens: Tensor, state: State | None, scored: Tensor) -> np.ndarray:

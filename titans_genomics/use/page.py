@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import jinja2
 import numpy as np
 
+from titans_genomics.data.bgzf import GZIP_MAGIC
 from titans_genomics.data.regions import fit_regions, read_regions
 from titans_genomics.files import write_text
 from titans_genomics.use.track_files import Figures
@@ -20,7 +21,10 @@ GAP = 255
 """What stands for no value among the levels 0 to 254 of the page."""
 
 _NAMES = ("gene", "Name", "gene_name", "product", "ID", "gene_id", "locus_tag")
-_WHOLE = {"region", "chromosome", "contig", "scaffold", "supercontig", "source", "databank_entry"}
+_HIDDEN = {
+    "region", "chromosome", "contig", "scaffold", "supercontig", "source", "databank_entry",  # the contig itself
+    "transcript", "exon", "CDS", "start_codon", "stop_codon",  # parts of what is shown
+}  # fmt: skip
 _MOST = 50_000  # features; a browser draws no more in good time
 
 
@@ -52,7 +56,7 @@ def read_features(path: Path, contigs: dict[str, int], genome: Path) -> list[Fea
         (own,) = fit_regions({name: intervals}, contigs, path, genome, "annotation")
         names[name] = own
     with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
+        packed = raw.read(2) == GZIP_MAGIC
     found = []
     with gzip.open(path, "rt", errors="replace") if packed else path.open(errors="replace") as lines:
         for line in lines:
@@ -77,11 +81,7 @@ def _of_gff(fields: list[str]) -> Feature | None:
     text = fields[8] if len(fields) > 8 else ""
     entries = (entry.strip().replace(' "', "=", 1).strip('"').partition("=") for entry in text.split(";"))
     told = {key: unquote(value) for key, _, value in entries if value}
-    if (
-        fields[2] in _WHOLE
-        or "Parent" in told
-        or fields[2] in ("transcript", "exon", "CDS", "start_codon", "stop_codon")
-    ):
+    if fields[2] in _HIDDEN or "Parent" in told:
         return None
     name = next((told[key] for key in _NAMES if key in told), "")
     return Feature(fields[0], int(fields[3]) - 1, int(fields[4]), fields[6], fields[2], name)

@@ -17,9 +17,8 @@ from titans_genomics.data import alphabet
 from titans_genomics.data.folder import MANIFEST, TOKENIZER
 from titans_genomics.data.tokenizers import load_tokenizer
 from titans_genomics.data.vocabulary import Tokenizer
-from titans_genomics.files import read_json
+from titans_genomics.files import file_sha256, read_json
 from titans_genomics.models.state import State, load_state, map_leaves
-from titans_genomics.tasks.embeddings import file_sha256
 from titans_genomics.training import load_model
 from titans_genomics.training.export import describe_model
 
@@ -143,6 +142,14 @@ def open_run(
     return Reader(
         own, tokenizer, folder, description["name"], place, start, header, _stretch(run), _soft_mask(run / "tokens")
     )
+
+
+def usual_stretch(reader: Reader, stretch: int | None) -> int | None:
+    """Tokens after which the memory begins anew: as given, of None those of the run; None: never. Raises ValueError."""
+    stretch = reader.stretch if stretch is None else stretch
+    if stretch is not None and stretch < 0:
+        raise ValueError(f"stretch {stretch}: must be 0 (the memory never begins anew) or more tokens")
+    return stretch or None
 
 
 def _folders(path: Path, model: str) -> tuple[Path, Path]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
 from titans_genomics.config import DataConfig, ReadsConfig, SourceConfig
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.bam import contigs, open_alignments
+from titans_genomics.data.bgzf import GZIP_MAGIC
 from titans_genomics.data.readers import READS, check_source, open_source, read_records
 from titans_genomics.data.regions import fit_regions, merge
 from titans_genomics.use.reader import Reader
@@ -119,6 +120,19 @@ def read_sequences(
     return _cut(source, data, by_contig), sum(i.end - i.start for i in intervals), warnings
 
 
+def read_codes(path: Path, soft_mask: Literal["keep", "ignore", "n"] = "keep") -> Iterator[tuple[str, np.ndarray]]:
+    """Name and base codes of every record of a sequence file, which is checked at once. Raises ValueError."""
+    source = SourceConfig(path=path)
+    data = DataConfig(sources=(source,), soft_mask=soft_mask)
+    check_source(source, data)
+    return read_records(source, data)
+
+
+def few_of(contigs: Collection[str]) -> str:
+    """The names of the first contigs, for messages."""
+    return ", ".join(islice(contigs, 4)) + (", ..." if len(contigs) > 4 else "")
+
+
 def _whole(source: SourceConfig, data: DataConfig) -> Iterator[Record]:
     for name, codes in read_records(source, data):
         yield Record(name, codes, name, 0, len(codes))
@@ -179,7 +193,7 @@ def read_bed(path: Path) -> list[Interval]:
     """
     found = []
     with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
+        packed = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
         try:

@@ -16,7 +16,7 @@ from titans_genomics.data.alphabet import decode, reverse_complement
 from titans_genomics.models.state import State
 from titans_genomics.training import next_token_nll, scored_bases
 from titans_genomics.use.memorize import How, memorize
-from titans_genomics.use.reader import PIECE, Reader, open_run
+from titans_genomics.use.reader import PIECE, Reader, open_run, usual_stretch
 from titans_genomics.use.sampling import Sampling
 from titans_genomics.use.sampling import stream as generated
 
@@ -106,7 +106,8 @@ class TrainedModel:
         ValueError
             An empty sequence, a letter that is no nucleotide, a stretch below 0 or a piece below 1.
         """
-        stretch, reader = self._stretch(stretch), self.reader
+        reader = self.reader
+        stretch = usual_stretch(reader, stretch)
         if piece < 1:
             raise ValueError(f"piece {piece}: must be 1 token or more")
         codes = reader.codes(sequence)
@@ -158,7 +159,7 @@ class TrainedModel:
         """
         from titans_genomics.tasks.likelihood import log_likelihood
 
-        stretch, codes = self._stretch(stretch), self._codes(sequences)
+        stretch, codes = usual_stretch(self.reader, stretch), self._codes(sequences)
         short = [i for i, own in enumerate(codes) if not stretch or len(own) <= stretch]
         found = np.empty(len(codes))
         if self.reader.tokenizer.text and strands == "both":
@@ -238,12 +239,6 @@ class TrainedModel:
             if not len(own):
                 raise ValueError(f"sequence {i} is empty")
         return codes
-
-    def _stretch(self, stretch: int | None) -> int:
-        """Tokens of a stretch, 0 for no end. Raises ValueError below 0."""
-        if stretch is not None and stretch < 0:
-            raise ValueError(f"stretch {stretch}: must be a number of tokens, or 0 for no end")
-        return (self.reader.stretch or 0) if stretch is None else stretch
 
 
 class _Begun:

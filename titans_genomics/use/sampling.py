@@ -17,8 +17,8 @@ from torch import Tensor
 from titans_genomics.data.kmers import Kmers
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.models.state import State
-from titans_genomics.tasks.lm_eval_read import select
-from titans_genomics.use.reader import PIECE, Reader
+from titans_genomics.tasks.sequences import advance
+from titans_genomics.use.reader import PIECE, Reader, usual_stretch
 
 OVERLAP = 256
 """Tokens that are read again when the memory begins anew; of short stretches half of them."""
@@ -209,14 +209,11 @@ class _Line:
             # of a long prompt what would be remembered had it been made here
             since = self.overlap + (rows.shape[1] - self.stretch - 1) % (self.stretch - self.overlap + 1)
             rows = rows[:, rows.shape[1] - since :]
-        state = self.reader.state(len(rows))
-        for first in range(0, rows.shape[1], PIECE):
-            part = torch.from_numpy(np.ascontiguousarray(rows[:, first : first + PIECE]))
-            hidden, state = self.reader.model.embed(part.to(self.reader.device), state)
-        logits = numbers_of(self.reader.model.head(hidden[:, -1]))
+        hidden, state = advance(self.reader.model, rows, self.reader.state(len(rows)), PIECE)
+        logits = numbers_of(self.reader.model.head(hidden))
         if alike:
-            everyone = np.zeros(len(tokens_BT), dtype=np.int64)
-            logits, state = logits[everyone], select(state, everyone)
+            everyone = torch.zeros(len(tokens_BT), dtype=torch.int64, device=self.reader.device)
+            logits, state = logits.repeat(len(tokens_BT), 0), state.rows(everyone)
         self.logits, self.state, self.since = logits, state, rows.shape[1]
 
     @torch.inference_mode()
@@ -259,11 +256,3 @@ class _Line:
 def numbers_of(logits: Tensor) -> np.ndarray:
     """Logits as float64 on the CPU."""
     return logits.double().cpu().numpy()
-
-
-def usual_stretch(reader: Reader, stretch: int | None) -> int | None:
-    """Tokens after which the memory begins anew: as given, of None those of the run; None: never. Raises ValueError."""
-    stretch = reader.stretch if stretch is None else stretch
-    if stretch is not None and stretch < 0:
-        raise ValueError(f"stretch {stretch}: must be 0 (the memory never begins anew) or more tokens")
-    return stretch or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from titans_genomics.progress import Progress
 from titans_genomics.tasks.likelihood import Strands
 from titans_genomics.use.alleles import Allele, score_alleles
 from titans_genomics.use.reader import Reader
-from titans_genomics.use.records import Interval, one_based_habit, read_bed
+from titans_genomics.use.records import Interval, few_of, one_based_habit, read_bed
 from titans_genomics.use.score_variants import check_folder, score_window
 from titans_genomics.use.vcf import Genome, read_genome
 
@@ -122,7 +123,7 @@ def saturate(
         "without": bases - total,
         "drawn": len(drawn) if heat_map is not None else 0,
         "warnings": [f"{bed}: {habit}"] if habit else [],
-        "window": {"context": window.context, "after": window.after, "share": window.share, "strands": strands},
+        "window": asdict(window) | {"strands": strands},
         "seconds": time.monotonic() - started,
     }
 
@@ -131,9 +132,8 @@ def _contig(bed: Path, interval: Interval, genome: Genome) -> str:
     """The genome's name of an interval's contig. Raises ValueError where it does not lie on one."""
     name = genome.name(interval.contig)
     if name is None:
-        few = ", ".join(list(genome.contigs)[:4]) + (", ..." if len(genome.contigs) > 4 else "")
         raise ValueError(
-            f"{bed}: line {interval.line}: contig {interval.contig!r} is not in {genome.path}, which has {few}. Rename it, or give the FASTA of the same assembly"
+            f"{bed}: line {interval.line}: contig {interval.contig!r} is not in {genome.path}, which has {few_of(genome.contigs)}. Rename it, or give the FASTA of the same assembly"
         )
     length = len(genome.contigs[name])
     if interval.end > length:

@@ -6,6 +6,7 @@ import csv
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def score_variants(
         "scored": checked.scored,
         "skipped": dict(checked.skipped),
         "mismatches": checked.mismatches,
-        "window": {"context": window.context, "after": window.after, "share": window.share, "strands": strands},
+        "window": asdict(window) | {"strands": strands},
         "seconds": seconds,
         "variants_per_second": checked.scored / seconds,
     }

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from titans_genomics.config import DataConfig, SourceConfig
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.folder import MANIFEST
-from titans_genomics.data.readers import check_source, read_records
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import write_json, write_text
+from titans_genomics.use.records import read_codes
 
 KS = tuple(range(1, 9))
 """Lengths of k-mers that are compared, bases."""
@@ -82,27 +81,25 @@ def compare(
         if max(map(len, found), default=0) < longest:
             raise ValueError(f"{path}: holds no sequence of {longest} bases, the longest k-mer that is compared")
     chosen, rest = sample(train, min(bases, sum(map(len, train)) // 2), rng)
-    frequencies = kmer_counts(train, 1) / kmer_counts(train, 1).sum()
-    letters = [rng.choice(4, bases, p=frequencies).astype(np.uint8)]
+    singles = kmer_counts(train, 1)
+    letters = [rng.choice(4, bases, p=singles / singles.sum()).astype(np.uint8)]
     wholes = {k: kmer_counts(train, k) for k in ks}
+    rests = {k: kmer_counts(rest, k) for k in ks}
+    sets = {"made": (own, wholes), "genome": (chosen, rests), "letters": (letters, wholes)}
+    windows = {name: gc_windows(part) for name, (part, _) in sets.items()}
+    lengths = {name: orf_lengths(part) for name, (part, _) in sets.items()}
     result = {
         "made": str(made),
-        "genome": {"path": str(genome)} | statistics(train),
+        "genome": {"path": str(genome)} | statistics(train, gc_windows(train), orf_lengths(train)),
         "ks": list(ks),
         "seed": seed,
         "sets": {
-            name: statistics(sequences)
-            | {"distance": {str(k): distance(kmer_counts(sequences, k), other[k]) for k in ks}}
-            for name, sequences, other in (
-                ("made", own, wholes),
-                ("genome", chosen, {k: kmer_counts(rest, k) for k in ks}),
-                ("letters", letters, wholes),
-            )
+            name: statistics(part, windows[name], lengths[name])
+            | {"distance": {str(k): distance(kmer_counts(part, k), other[k]) for k in ks}}
+            for name, (part, other) in sets.items()
         },
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    lengths = {name: orf_lengths(part) for name, part in (("made", own), ("genome", chosen), ("letters", letters))}
-    windows = {name: gc_windows(part) for name, part in (("made", own), ("genome", chosen), ("letters", letters))}
     write_text(out.with_suffix(".html"), page(result, lengths, windows))
     write_json(out, result)
     return result
@@ -118,10 +115,7 @@ def _stretches(path: Path) -> Iterator[np.ndarray]:
         return
     if not path.is_file():
         raise FileNotFoundError(f"{path}: neither a sequence file nor a token store")
-    source = SourceConfig(path=path)
-    data = DataConfig(sources=(source,))
-    check_source(source, data)
-    for _, codes in read_records(source, data):
+    for _, codes in read_codes(path):
         yield codes
 
 
@@ -169,10 +163,9 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.nan_to_num(jensenshannon(a, b, base=2)))
 
 
-def statistics(sequences: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Bases, GC content, and open reading frames of sequences; see `compare`."""
+def statistics(sequences: Sequence[np.ndarray], windows: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """Bases, GC content, and open reading frames of sequences, of which `gc_windows` and `orf_lengths` are given; see `compare`."""
     letters = sum((np.bincount(codes, minlength=5)[:4] for codes in sequences), np.zeros(4, dtype=np.int64))
-    windows, lengths = gc_windows(sequences), orf_lengths(sequences)
     bases = sum(map(len, sequences))
     return {
         "bases": bases,

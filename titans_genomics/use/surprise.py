@@ -46,14 +46,11 @@ class Listener:
         self.surprise = surprise
         self.heard: list[Heard] = []
 
-    def __call__(self, q, k, v, alpha, eta, theta, weights, surprise, chunk, **rest: Any) -> tuple[Tensor, MemoryState]:
+    def __call__(self, q, k, v, alpha, eta, theta, *rest: Any, **named: Any) -> tuple[Tensor, MemoryState]:
         """Arguments and results as in `ops.neural_memory`."""
-        norms = None
-        if self.surprise:
-            y, state, norms = measured_memory(q, k, v, alpha, eta, theta, weights, surprise, chunk, **rest)
-        else:
-            y, state = neural_memory(q, k, v, alpha, eta, theta, weights, surprise, chunk, **rest)
-        self.heard.append(Heard(alpha, eta, theta, norms))
+        rule = measured_memory if self.surprise else neural_memory
+        y, state, *norms = rule(q, k, v, alpha, eta, theta, *rest, **named)
+        self.heard.append(Heard(alpha, eta, theta, norms[0] if norms else None))
         return y, state
 
     def take(self) -> Heard:

@@ -26,8 +26,10 @@ from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
 from titans_genomics.use.page import read_features, write_page
 from titans_genomics.use.reader import PIECE, Reader
+from titans_genomics.use.records import few_of
 from titans_genomics.use.track_files import Figures, surprising, usual, write_column, write_intervals
-from titans_genomics.use.track_parts import Parts, Reading, Survey, columns_of, read_contigs, survey
+from titans_genomics.use.track_genome import Survey, survey
+from titans_genomics.use.track_parts import Parts, Reading, columns_of, read_contigs
 
 TRACKS = ("bits", "entropy", "surprise", "alpha", "eta")
 MASKS = ("n", "soft")
@@ -186,9 +188,9 @@ def _chosen(surveyed: Survey, contigs: Sequence[str] | None, fasta: Path) -> dic
     else:
         absent = [name for name in contigs if name not in surveyed.lengths]
         if absent:
-            few = ", ".join(list(surveyed.lengths)[:4]) + (", ..." if len(surveyed.lengths) > 4 else "")
-            raise ValueError(f"contig {absent[0]!r} is not in {fasta}, which has {few}")
-        chosen = {name: length for name, length in surveyed.lengths.items() if name in set(contigs)}
+            raise ValueError(f"contig {absent[0]!r} is not in {fasta}, which has {few_of(surveyed.lengths)}")
+        wanted = set(contigs)
+        chosen = {name: length for name, length in surveyed.lengths.items() if name in wanted}
     if not any(chosen.values()):
         raise ValueError(f"{fasta}: no bases to read{'' if contigs is None else ' in the contigs asked for'}")
     return chosen

@@ -14,7 +14,7 @@ import numpy as np
 import pybigtools
 
 from titans_genomics.data.regions import merge
-from titans_genomics.files import replacing
+from titans_genomics.files import write_text
 from titans_genomics.progress import Progress
 from titans_genomics.use.track_parts import OF_NEXT, Column, Parts
 
@@ -275,5 +275,4 @@ def write_intervals(found: list[dict[str, Any]], contigs: dict[str, int], path: 
         f"{own['contig']}\t{own['start']}\t{own['end']}\tsurprising_{rank}\t{round(1000 * own['score'] / top)}\t.\t{own['score']:.4f}\n"
         for rank, own in ranked
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from titans_genomics.config import DataConfig, SourceConfig
-from titans_genomics.data.alphabet import N
-from titans_genomics.data.batch import Batch
-from titans_genomics.data.readers import READERS, READS, check_source
-from titans_genomics.data.regions import merge
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
@@ -32,6 +26,7 @@ from titans_genomics.tasks.sequences import token_budget
 from titans_genomics.training import next_token_nll
 from titans_genomics.use.reader import Reader
 from titans_genomics.use.surprise import listening, memories
+from titans_genomics.use.track_genome import open_genome, pieces
 
 OF_NEXT = ("bits", "entropy")
 OF_MEMORY = ("surprise", "alpha", "eta", "theta")
@@ -57,7 +52,7 @@ def columns_of(reader: Reader, tracks: Sequence[str], heads: str) -> list[Column
     known = (*OF_NEXT, *OF_MEMORY)
     strange = [kind for kind in tracks if kind not in known]
     if strange or not tracks:
-        raise ValueError(f"track {strange[0]!r} is unknown" if strange else "no tracks are asked for") from None
+        raise ValueError(f"track {strange[0]!r} is unknown" if strange else "no tracks are asked for")
     layers = memories(reader.model)
     found = []
     for kind in dict.fromkeys(tracks):
@@ -72,60 +67,6 @@ def columns_of(reader: Reader, tracks: Sequence[str], heads: str) -> list[Column
             each = range(memory.heads) if heads == "each" else [None]
             found += [Column(kind, layer, head) for head in each]
     return found
-
-
-# ----------------------------------------------------------------------------------------------- the genome
-
-
-@dataclass
-class Survey:
-    """What a genome file holds: of every contig the length, and where N and lower case stand (int64, (n, 2))."""
-
-    lengths: dict[str, int]
-    unknown: dict[str, np.ndarray]
-    soft: dict[str, np.ndarray]
-
-
-def open_genome(path: Path, soft_mask: str) -> Iterator[Batch]:
-    """The contigs of a sequence file, a few megabytes at a time. Raises ValueError for reads, text and damaged files."""
-    source = SourceConfig(path=path)
-    data = DataConfig(sources=(source,), soft_mask=soft_mask)
-    kind = check_source(source, data)
-    if kind in READS:
-        raise ValueError(f"{path}: reads ({kind}); tracks are of the contigs of a genome: give a FASTA file")
-    return READERS[kind](source, data, 0, Counter(), lambda _: None)
-
-
-def pieces(batches: Iterator[Batch]) -> Iterator[tuple[str | None, np.ndarray, np.ndarray]]:
-    """Stretches of contigs in order: the name where one begins, else None; codes; soft-masked intervals within."""
-    for batch in batches:
-        edges = np.concatenate([batch.starts, [len(batch.codes)]])
-        yield None, batch.codes[: edges[0]], _within(batch.soft, 0, edges[0])
-        for name, first, last in zip(batch.names, edges[:-1], edges[1:], strict=True):
-            yield name, batch.codes[first:last], _within(batch.soft, first, last)
-
-
-def _within(intervals: np.ndarray, first: int, last: int) -> np.ndarray:
-    cut = np.clip(intervals, first, last) - first
-    return cut[cut[:, 0] < cut[:, 1]]
-
-
-def survey(path: Path) -> Survey:
-    """Read a genome through once: errors show before the model reads for hours."""
-    lengths: dict[str, int] = {}
-    found: dict[str, dict[str, list[np.ndarray]]] = {"unknown": {}, "soft": {}}
-    current = ""
-    for name, codes, soft in pieces(open_genome(path, "keep")):
-        if name is not None:
-            current, lengths[name] = name, 0
-        elif not len(codes):
-            continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], codes == N, [False]]).astype(np.int8)))
-        for kind, intervals in (("unknown", edges.reshape(-1, 2)), ("soft", soft)):
-            found[kind].setdefault(current, []).append(intervals + lengths[current])
-        lengths[current] += len(codes)
-    merged = {k: {name: merge(np.concatenate(parts)) for name, parts in own.items()} for k, own in found.items()}
-    return Survey(lengths, merged["unknown"], merged["soft"])
 
 
 # ----------------------------------------------------------------------------------------------- the model
@@ -190,20 +131,14 @@ class Reading:
 
     def _read(self, tokens: torch.Tensor, targets: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
         """(B, T, columns) of tokens and what follows them (B, T), and the state."""
-        model, columns, parts = self.reader.model, self.columns, []
-        heard: list[Any] = []
-        for first in range(0, tokens.shape[1], self.piece):
-            span = slice(first, first + self.piece)
-            own, wanted = tokens[:, span], targets[:, span]
-            with ExitStack() as stack:
-                listeners = []
-                if any(column.layer is not None for column in columns):
-                    surprise = any(column.kind == "surprise" for column in columns)
-                    listeners = stack.enter_context(listening(model, surprise))
+        model, parts = self.reader.model, []
+        kinds = {column.kind for column in self.columns}
+        with listening(model, "surprise" in kinds) if kinds & {*OF_MEMORY} else nullcontext([]) as listeners:
+            for own, wanted in zip(tokens.split(self.piece, 1), targets.split(self.piece, 1), strict=True):
                 logits, state = model(own, state)
                 heard = [listener.take() for listener in listeners]
-            made = [self._column(column, logits, wanted, heard) for column in columns]
-            parts.append(torch.stack(made, dim=-1))
+                made = [self._column(column, logits, wanted, heard) for column in self.columns]
+                parts.append(torch.stack(made, dim=-1))
         return torch.cat(parts, dim=1), state
 
     def _column(self, column: Column, logits: torch.Tensor, targets: torch.Tensor, heard: list[Any]) -> torch.Tensor:
@@ -249,11 +184,6 @@ class Parts:
     def path(self, contig: str, suffix: str = "rows") -> Path:
         """Where the part of a contig is."""
         return self.folder / f"{self.numbers[contig]}.{suffix}"
-
-    def rows_kept(self, contig: str) -> int:
-        """Rows that an earlier process left of a part that is not whole."""
-        path = self.path(contig, "open")
-        return path.stat().st_size // (4 * self.width) if path.is_file() else 0
 
     def values(self, contig: str, column: int, predicted: bool, at_once: int) -> Iterator[np.ndarray]:
         """The values of a column for each base in order, float32, ``at_once`` bases each time but the last.
@@ -306,9 +236,10 @@ def read_contigs(reading: Reading, genome: Path, parts: Parts, progress: Progres
 
 def _rows_to_keep(reading: Reading, parts: Parts, contig: str) -> int:
     """Rows of a part that is not whole from whose end reading can go on: the memory begins anew there."""
-    if not reading.reader.tokenizer.plain or reading.stretch is None:
+    path = parts.path(contig, "open")
+    if not reading.reader.tokenizer.plain or reading.stretch is None or not path.is_file():
         return 0
-    return parts.rows_kept(contig) // reading.group * reading.group
+    return path.stat().st_size // (4 * parts.width) // reading.group * reading.group
 
 
 class _Job:

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pysam
 
-from titans_genomics.config import DataConfig, SourceConfig
-from titans_genomics.data.alphabet import N, encode
+from titans_genomics.data.alphabet import N, decode, encode
 from titans_genomics.data.bgzf import GZIP_MAGIC, check_bgzf_end, is_bgzf
-from titans_genomics.data.readers import check_source, read_records
 from titans_genomics.data.regions import _without_convention
 from titans_genomics.use.alleles import Allele, normalised
 from titans_genomics.use.reader import Reader
+from titans_genomics.use.records import few_of, read_codes
 
 SKIPPED = {
     "SYMBOLIC": "a symbolic allele, such as <DEL>",
@@ -69,14 +68,8 @@ def read_genome(path: str | Path, reader: Reader) -> Genome:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such FASTA file")
 
-    def read(soft_mask: str) -> dict[str, np.ndarray]:
-        source = SourceConfig(path=path)
-        data = DataConfig.model_validate({"sources": [source.model_dump()], "soft_mask": soft_mask})
-        check_source(source, data)
-        return dict(read_records(source, data))
-
-    contigs = read(reader.soft_mask)
-    return Genome(path, contigs, read("keep") if reader.soft_mask == "n" else contigs)
+    contigs = dict(read_codes(path, reader.soft_mask))
+    return Genome(path, contigs, dict(read_codes(path)) if reader.soft_mask == "n" else contigs)
 
 
 @dataclass
@@ -148,7 +141,7 @@ def check_vcf(path: str | Path, genome: Genome, longest: int, max_mismatch: floa
                 if len(found.mismatches) < 10:
                     own = genome.unmasked[found.contigs[record.contig]][record.start : record.start + len(record.ref)]
                     found.mismatches.append(
-                        f"{record.contig}:{record.pos} {record.ref[:20]} (FASTA: {letters(own[:20])})"
+                        f"{record.contig}:{record.pos} {record.ref[:20]} (FASTA: {decode(own[:20])})"
                     )
         if mismatched > max_mismatch * found.records:
             raise ValueError(
@@ -210,9 +203,8 @@ def _unsorted(at: str, path: Path) -> ValueError:
 def _contig(at: str, name: str, genome: Genome) -> str:
     found = genome.name(name)
     if found is None:
-        few = ", ".join(list(genome.contigs)[:4]) + (", ..." if len(genome.contigs) > 4 else "")
         raise ValueError(
-            f"{at}: contig {name!r} is not in {genome.path}, which has {few}. Give the FASTA of the same assembly, or rename: bcftools annotate --rename-chrs"
+            f"{at}: contig {name!r} is not in {genome.path}, which has {few_of(genome.contigs)}. Give the FASTA of the same assembly, or rename: bcftools annotate --rename-chrs"
         )
     return found
 
@@ -272,11 +264,6 @@ def _scorable(allele: Allele, ref: np.ndarray, genome: Genome, longest: int) -> 
     if (genome.contigs[allele.contig][allele.start : allele.end] == N).any():
         return "MASKED"
     return normalised(allele, genome.unmasked[allele.contig])
-
-
-def letters(codes: np.ndarray) -> str:
-    """Base codes as letters."""
-    return "".join("ACGTN"[code] for code in codes)
 
 
 # --------------------------------------------------------------------------------------------- writing

@@ -285,10 +285,10 @@ def draw(sample: Sample, path: Path, method: str, what: str) -> dict[str, Any]:
     points, explained = _flat(sample.rows, method)
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     ax = figure.subplots()
-    names = sorted({str(label or "not aligned") for label in sample.labels})
+    labels = np.array([str(label or "not aligned") for label in sample.labels])
+    names = sorted(set(labels.tolist()))
     style = {"s": 9, "alpha": 0.7, "linewidths": 0, "rasterized": len(points) > 2000}
     if 2 <= len(names) <= 10:
-        labels = np.array([str(label or "not aligned") for label in sample.labels])
         for i, name in enumerate(names):
             ax.scatter(*points[labels == name].T, color=f"C{i}", label=name[:28], **style)
         ax.legend(frameon=False, fontsize=8)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from titans_genomics.config import DatasetConfig
 from titans_genomics.data.labelled.files import Sheet, read_sheet
+from titans_genomics.files import file_sha256
 from titans_genomics.progress import Progress
 
 SPLIT_NAMES = {
@@ -71,25 +72,20 @@ def read_sheets(settings: DatasetConfig) -> tuple[str, list[Sheet], str]:
         return _Folder(path, settings).read()
     sheet = read_sheet(path)
     if settings.test is None:
-        return sheet.layout, [sheet], _sha256(path)
+        return sheet.layout, [sheet], file_sha256(path)
     if settings.test.is_dir():
         raise ValueError(f"{settings.test}: is a folder; downstream.datasets[].test names a file")
     test = read_sheet(settings.test)
     test.split = 2
     if not {"split", settings.split} & sheet.columns.keys():
         sheet.split = 0
-    digest = _sha256_of_lines([(path.name, _sha256(path)), (settings.test.name, _sha256(settings.test))])
+    digest = _sha256_of_lines([(path.name, file_sha256(path)), (settings.test.name, file_sha256(settings.test))])
     return f"{sheet.layout}, test set in a file of its own", [sheet, test], digest
 
 
 def _sha256_of_lines(digests: Iterable[tuple[str, str]]) -> str:
     """The checksum of what `sha256sum` prints for several files, from their names and checksums."""
     return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 class _Folder:
@@ -179,7 +175,7 @@ class _Folder:
         return bool(set(wanted) & sheet.columns.keys()) or (sheet.unit == "record" and files == 1)
 
     def _file(self, path: Path) -> Sheet:
-        self._digests[self._name(path)] = _sha256(path)
+        self._digests[self._name(path)] = file_sha256(path)
         return read_sheet(path)
 
     def _name(self, path: Path) -> str:

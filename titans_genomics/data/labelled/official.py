@@ -7,7 +7,6 @@ download lies in ``.DATASET.download`` beside its place.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -23,7 +22,9 @@ from urllib.parse import quote
 
 from titans_genomics.config import DatasetConfig, DownstreamConfig
 from titans_genomics.data.fetch import download, lock
+from titans_genomics.data.hub_files import bar_of, git_hash
 from titans_genomics.data.remote import DroppedError, RefusedError, text
+from titans_genomics.files import file_sha256
 from titans_genomics.progress import Progress
 from titans_genomics.suites import SUITES, HubFiles, SuiteDataset, ZenodoFile
 
@@ -216,14 +217,13 @@ def _from_zenodo(dataset: SuiteDataset, source: ZenodoFile, folder: Path, into: 
             raise
         raise OSError(f"{error}. Or: {_by_hand(dataset, folder)}") from None
     unpack(archive, into)
-    return {"url": url, "revision": f"record {source.record}", "sha256": {source.file: _sha256(archive)}}
+    return {"url": url, "revision": f"record {source.record}", "sha256": {source.file: file_sha256(archive)}}
 
 
 def _from_hub(dataset: SuiteDataset, source: HubFiles, folder: Path, into: Path) -> dict[str, Any]:
     """Download files of a Hub repository at one commit; each is held against the hash that the Hub has of it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HTTPError
-    from huggingface_hub.utils import tqdm
 
     endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     where: dict[str, Any] = {"repo_type": "dataset", "revision": source.revision, "endpoint": endpoint}
@@ -232,18 +232,10 @@ def _from_hub(dataset: SuiteDataset, source: HubFiles, folder: Path, into: Path)
         addresses = [hf_hub_url(source.repo, file, **where) for file in source.files]
         heads = [get_hf_file_metadata(address, endpoint=endpoint) for address in addresses]
         with Progress(sum(head.size or 0 for head in heads), "bytes", f"downloading {dataset.name}") as progress:
-
-            class Bar(tqdm):
-                def __init__(self, *args: Any, **kwargs: Any) -> None:
-                    super().__init__(*args, **kwargs | {"disable": True})
-                    progress.update(kwargs.get("initial") or 0)
-
-                def update(self, n: float | None = 1) -> None:
-                    progress.update(n or 0)
-
+            bar = bar_of(progress)
             paths = [
                 Path(
-                    hf_hub_download(source.repo, file, local_dir=_unfinished(dataset, folder), tqdm_class=Bar, **where)
+                    hf_hub_download(source.repo, file, local_dir=_unfinished(dataset, folder), tqdm_class=bar, **where)
                 )
                 for file in source.files
             ]
@@ -253,9 +245,9 @@ def _from_hub(dataset: SuiteDataset, source: HubFiles, folder: Path, into: Path)
         said = " ".join(str(error).split())
         raise OSError(f"{source.repo}: {said} (benchmark {dataset.name}). {_by_hand(dataset, folder)}") from None
     for path, head, address in zip(paths, heads, addresses, strict=True):
-        sums[path.name] = _sha256(path)
+        sums[path.name] = file_sha256(path)
         known = re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", head.etag or "")  # what a mirror may say besides is no hash
-        if known and head.etag not in (sums[path.name], _git_hash(path)):
+        if known and head.etag not in (sums[path.name], git_hash(path)):
             path.unlink()
             raise ValueError(
                 f"{address}: the file that came has another hash than the Hub says ({head.etag}). It was removed: try again, or: {_by_hand(dataset, folder)}"
@@ -263,18 +255,6 @@ def _from_hub(dataset: SuiteDataset, source: HubFiles, folder: Path, into: Path)
     for path in paths:
         path.replace(into / path.name)
     return {"url": f"{HUB}/datasets/{source.repo}", "revision": source.revision, "sha256": sums}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _git_hash(path: Path) -> str:
-    """The name that git gives a file's content; the Hub has it of small files, of large ones SHA-256."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- archives
