@@ -10,8 +10,11 @@ from small import small_settings
 
 from titans_genomics.config import Config, parse_config
 
-settings.register_profile("unhurried", deadline=None)  # a kernel may be compiled, or the machine be busy
-settings.load_profile("unhurried")
+# No deadline: a kernel may be compiled, or the machine be busy. The same examples each time, so that two runs of one commit agree;
+# to look for new ones: make test TESTS=--hypothesis-profile=search
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
+settings.load_profile("same")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
