@@ -20,6 +20,7 @@ include: "workflow/rules/downstream.smk"
 include: "workflow/rules/ablations.smk"
 include: "workflow/rules/tasks.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/use.smk"
 
 
 localrules:
@@ -35,6 +36,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RUN}/report.html",
-        f"{RUN}/metrics.json",
+        rules.use.input if CONFIG.only_used else [f"{RUN}/report.html", f"{RUN}/metrics.json"],
         [f"{RUN}/data.html"] if CONFIG.data else [],

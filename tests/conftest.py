@@ -17,6 +17,13 @@ settings.register_profile("search", deadline=None)
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: one that begins last would go on alone with the other cores idle, and those of a module stay in one process."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is None, not item.path.name.startswith("test_workflow"))
+    )
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes that are no plain text are not part of a test's name: compressed ones hold the time, and every process must name tests alike."""
     return argname if isinstance(val, bytes) and re.search(rb"[^\t\n\r -~]", val) else None

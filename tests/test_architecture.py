@@ -12,12 +12,14 @@ PACKAGE = ROOT / "titans_genomics"
 
 # What each room may import from its siblings. Everyone may read the version.
 ALLOWED = {
-    "config": {"config_data", "config_downstream", "config_tasks", "suites"},
+    "config": {"config_data", "config_downstream", "config_tasks", "config_use", "suites"},
     "config_data": {"sheet"},
     "config_downstream": {"config_data"},
     "config_tasks": {"config_data"},
+    "config_use": {"config_data", "sheet_rows"},
     "suites": {"config_data", "config_downstream"},
-    "sheet": set(),
+    "sheet": {"sheet_rows"},
+    "sheet_rows": set(),
     "progress": set(),
     "markov": set(),
     "compiling": set(),
@@ -64,6 +66,7 @@ WITHOUT_TORCH = (
     "config_data",
     "config_downstream",
     "config_tasks",
+    "config_use",
     "suites",
     "files",
     "progress",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from titans_genomics import sheet as module
+from titans_genomics import sheet_rows
 from titans_genomics.config import SourceConfig, parse_config
 from titans_genomics.sheet import COLUMNS, expand_sources
 
@@ -47,14 +48,15 @@ def test_columns_are_keys_of_a_source():
     assert set(COLUMNS) <= set(SourceConfig.model_fields)
 
 
-def test_standard_library_only():
+@pytest.mark.parametrize("read", [module, sheet_rows], ids=lambda read: read.__name__.split(".")[1])
+def test_standard_library_only(read):
     imported = set()
-    for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+    for node in ast.walk(ast.parse(Path(read.__file__).read_text())):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
-    assert imported <= sys.stdlib_module_names
+    assert imported <= sys.stdlib_module_names | {"titans_genomics"}
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ",", ";"], ids=["tab", "comma", "semicolon"])

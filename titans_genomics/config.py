@@ -1,7 +1,7 @@
 """The one schema of a run: every key of the YAML, its unit, its range and its default.
 
 A config has one section per stage (``data``, ``model``, ``train``, ``evaluate``, ``species``, ``downstream``, ``needle``,
-``variants``, ``lm_eval``, ``niah``, ``states``, ``forecast``, ``report``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
+``variants``, ``lm_eval``, ``niah``, ``states``, ``forecast``, ``report``, ``use``). Unknown keys are errors. This module imports no torch, so that the Snakefile and
 ``--help`` stay quick.
 """
 
@@ -39,12 +39,13 @@ from titans_genomics.config_downstream import (
     VariantSetConfig,
 )
 from titans_genomics.config_tasks import ForecastConfig, LearnConfig, LmEvalConfig, NiahConfig, StatesConfig
+from titans_genomics.config_use import USES, UseConfig
 from titans_genomics.suites import SUITES, find
 
 __all__ = [
     "STAGES", "TEXT_KINDS", "Config", "DataConfig", "DatasetConfig", "DownstreamConfig", "EvaluateConfig", "FinetuneConfig",
     "ForecastConfig", "HubConfig", "LeaksConfig", "LearnConfig", "LmEvalConfig", "NeedleConfig", "NiahConfig", "ReadsConfig",
-    "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig", "StatesConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
+    "ReportConfig", "SourceConfig", "SpeciesClass", "SpeciesConfig", "SplitConfig", "StatesConfig", "TitansConfig", "TokenizerConfig", "TrainConfig", "UseConfig", "VariantSetConfig", "VariantsConfig", "WandbConfig",
     "check_kinds", "check_run", "check_vocabulary", "load_config", "parse_config", "stage_settings",
 ]  # fmt: skip
 
@@ -287,6 +288,7 @@ class Config(Section):
     states: StatesConfig = Field(default_factory=StatesConfig)
     forecast: ForecastConfig = Field(default_factory=ForecastConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
+    use: UseConfig = Field(default_factory=UseConfig)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
@@ -306,6 +308,8 @@ class Config(Section):
                 "train.soft_mask_weight below 1 needs data.soft_mask keep and data.tokenizer.kind nucleotide"
             )
         self.train.turned(self.data.tokenizer.kind == "byte" or any(s.kind in TEXT_KINDS for s in self.data.sources))
+        if self.use.samples and self.use.model is None and self.data.tokenizer.kind == "byte":
+            raise ValueError("use.samples: genomes need a model of bases; data.tokenizer.kind byte reads text")
         if all(s.weight == 0 for s in self.data.sources):
             raise ValueError("data.sources: every weight is 0, nothing would be trained on")
         return self
@@ -330,6 +334,8 @@ class Config(Section):
         for name in self.downstream.models or ():
             if name not in self.models:
                 raise ValueError(f"downstream.models: {name!r} is not a model of this run ({', '.join(self.models)})")
+        if self.use.model is None and self.use.name not in self.models:
+            raise ValueError(f"use.name: {self.use.name!r} is not a model of this run ({', '.join(self.models)})")
         for entry in self.downstream.hub:
             if entry.name in self.models:
                 raise ValueError(
@@ -361,9 +367,9 @@ class Config(Section):
 
     def _check_without_data(self) -> None:
         """Raise ValueError unless everything that is asked for can do without tokens."""
-        if not self.tasks:
+        if not self.tasks and self.use.model is None:
             raise ValueError(
-                "data: missing; list sequence files or text under data.sources, or ask for states.group or forecast.path, which need none"
+                "data: missing; list sequence files or text under data.sources, or ask for states.group, forecast.path or use.model, which need none"
             )
         asked = {
             "train.transformer": self.train.transformer,
@@ -373,6 +379,7 @@ class Config(Section):
             "variants.sets": self.variants.sets,
             "lm_eval.tasks": self.lm_eval.tasks,
             "niah": self.niah.asked,
+            "use.samples": self.use.samples and self.use.model is None,
         }
         for key, there in asked.items():
             if there:
@@ -404,6 +411,11 @@ class Config(Section):
         return self.data is not None and not (self.niah.asked and self.niah.start == "fresh" and not any(others))
 
     @property
+    def only_used(self) -> bool:
+        """Whether the run does nothing but use another run's model."""
+        return self.data is None and not self.tasks
+
+    @property
     def ablated(self) -> bool:
         """Whether the run has several models of the same tokens, to stand in one table."""
         return bool(self.compare) and self.trained
@@ -421,7 +433,7 @@ class Config(Section):
 
     def files(self) -> list[tuple[str, Path]]:
         """Every file that the run reads and that must be there, with the key that names it; downloads are not."""
-        found = []
+        found = self.use.files()
         if self.forecast.path is not None and self.forecast.url is None:
             found.append(("forecast.path", self.forecast.path))
         if self.niah.haystack is not None:
@@ -450,6 +462,7 @@ class Config(Section):
 TARGETS = (
     "all", "settings", "fetch", "tokenize", "inspect", "train", "evaluate", "species", "needle", "variants", "prepare", "fit",
     "score", "table", "downstream", "ablations", "lm_eval", "niah_model", "niah", "learn", "learned", "report",
+    "score_sample", "evaluate_sample", "saturate_sample", "track_sample", "embed_sample", "memorize_sample", *USES, "generate", "use",
 )  # fmt: skip
 """The rules of the workflow; a dataset's name is one too."""
 
@@ -510,6 +523,12 @@ def check_run(config: Config) -> None:
         folder_too = key.startswith("downstream.datasets.") and key.endswith(".path")
         if not (path.is_file() or (folder_too and path.is_dir())):
             raise FileNotFoundError(f"{key}: {path} does not exist; paths are relative to {Path.cwd()}")
+    if config.use.model is not None:
+        weights = config.use.model / "train" / config.use.name / "model.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"use.model: {weights} does not exist; name the folder of a trained run, such as results/default, and under use.name one of its models"
+            )
     if config.data is None:
         return
     needed = {"validation": "train", config.evaluate.split: "evaluate"}

@@ -5,18 +5,17 @@ The config imports this module, and with it the Snakefile and ``--help``: standa
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from titans_genomics.sheet_rows import Columns, read_rows
 
 COLUMNS = (
     "path",
@@ -34,6 +33,14 @@ COLUMNS = (
 )
 """The columns of a sample sheet: keys of ``data.sources[]``."""
 
+_SHEET = Columns(
+    COLUMNS,
+    "path",
+    "a sequence file",
+    "data.sources",
+    "A sequence file stands in a list: `sources: [{{path: {sheet}}}]`",
+)
+
 SCHEMES = ("http", "https", "ftp", "s3", "hf")
 
 HUB_LIST = ".hub.json"
@@ -44,14 +51,6 @@ _INDEXES = (".fai", ".gzi", ".bai", ".csi", ".crai", ".tbi")
 _ENDINGS = re.compile(
     r"(\.(gz|bgz|bgzip|fa|fna|fas|fasta|ffn|frn|fq|fastq|gb|gbk|gbff|genbank|embl|2bit|bam|cram|txt|jsonl|ndjson|parquet))+$",
     re.IGNORECASE,
-)
-_CONTROL = re.compile("[\0-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
-_NOT_TEXT = (
-    (b"PK\x03\x04", "an Excel workbook or a zip archive. Save it as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook. Save it as CSV"),
-    (b"\xff\xfe", "text in UTF-16. Save it as CSV in UTF-8"),
-    (b"\xfe\xff", "text in UTF-16. Save it as CSV in UTF-8"),
-    (b"\x1f\x8b", "compressed. Decompress it with gunzip, or list a sequence file as `- path: FILE`"),
 )
 
 
@@ -92,7 +91,7 @@ def expand_sources(sources: Any, downloads: Path, origins: list[str] | None = No
         Naming the sheet, line and column, or the number of the entry, and the remedy.
     """
     if isinstance(sources, (str, Path)):
-        entries = list(_read_sheet(Path(sources)))
+        entries = [(where, _weighed(where, entry)) for where, entry in read_rows(Path(sources), _SHEET)]
     elif isinstance(sources, (list, tuple)):
         entries = [(f"sources.{i}.", entry) for i, entry in enumerate(sources)]
     else:
@@ -266,70 +265,9 @@ def _name_apart(entries: list[Any], unnamed: list[dict[str, Any]]) -> None:
         taken |= set(names)
 
 
-# ---------------------------------------------------------------------------------------------- sheet
-
-
-def _read_sheet(sheet: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For every row of a sheet, how an error begins that is about one of its columns, and its entry."""
-    lines = list(io.StringIO(_read_text(sheet), newline=""))
-    lines = ["\n" if line.startswith("#") else line for line in lines]
-    header = next((line for line in lines if line.strip()), "")
-    reader = csv.reader(lines, delimiter=next((d for d in "\t,;" if d in header), "\t"), strict=True)
-    columns: list[str] = []
-    found = False
-    for line, row in _rows(sheet, reader):
-        if not columns:
-            columns = _columns(sheet, line, row)
-            continue
-        if len(row) != len(columns):
-            raise ValueError(
-                f"{sheet}: line {line} has {len(row)} cells, the header has {len(columns)} ({', '.join(columns)}). Quote a cell that holds the delimiter, and leave cells empty rather than out"
-            )
-        where = f"{sheet}: line {line}, column "
-        entry: dict[str, Any] = {column: cell for column, cell in zip(columns, row, strict=True) if cell}
-        if "path" not in entry:
-            raise ValueError(f"{where}path: the cell is empty; every row needs a sequence file")
-        if "weight" in entry:
-            entry["weight"] = _weight(entry["weight"], where)
-        found = True
-        yield where, entry
-    if not found:
-        raise ValueError(f"{sheet}: the sample sheet has no rows below its header. Give one row per sequence file")
-
-
-def _rows(sheet: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Line number and stripped cells of every row that is not blank."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(f"{sheet}: line {line}: {error}. Look for a quotation mark without its partner") from None
-        if any("\n" in cell or "\r" in cell for cell in row):
-            raise ValueError(f"{sheet}: line {line}: a line break within a cell. Look for a quotation mark too many")
-        odd = next((cell for cell in row if _CONTROL.search(cell)), None)
-        if odd is not None:
-            raise ValueError(f"{sheet}: line {line}: a control character in {odd!r}. Remove it")
-        if any(row):
-            yield line, row
-
-
-def _columns(sheet: Path, line: int, row: list[str]) -> list[str]:
-    known = f"the columns are {', '.join(COLUMNS)}"
-    columns = [cell.lower() for cell in row]
-    if "path" not in columns:
-        raise ValueError(
-            f"{sheet}: line {line}: no column path in the header ({', '.join(row)}). The first line that is not a comment names the columns; {known}"
-        )
-    for i, column in enumerate(columns):
-        if column not in COLUMNS:
-            said = f"unknown column {row[i]!r}" if column else f"column {i + 1} has no name"
-            raise ValueError(f"{sheet}: line {line}: {said}; {known}")
-        if column in columns[:i]:
-            raise ValueError(f"{sheet}: line {line}: two columns are named {column}. Remove or rename one of them")
-    return columns
+def _weighed(where: str, entry: dict[str, str]) -> dict[str, Any]:
+    """A row of a sheet, its weight a number."""
+    return entry | {"weight": _weight(entry["weight"], where)} if "weight" in entry else entry
 
 
 def _weight(cell: str, where: str) -> float:
@@ -342,28 +280,3 @@ def _weight(cell: str, where: str) -> float:
             f"{where}weight: {cell!r} is not a number of 0 or more; write for example 1.5, or leave it empty"
         )
     return weight
-
-
-def _read_text(sheet: Path) -> str:
-    """A sheet's text, without a byte order mark."""
-    listed = f"A sequence file stands in a list: `sources: [{{path: {sheet}}}]`"
-    try:
-        with sheet.open("rb") as handle:
-            content = handle.read(1 << 16)
-            for magic, what in _NOT_TEXT:
-                if content.startswith(magic):
-                    raise ValueError(f"{sheet}: not a sample sheet but {what}")
-            if b"\0" in content:
-                raise ValueError(f"{sheet}: not a sample sheet but a binary file. {listed}")
-            if content.startswith((b">", b"@", b"LOCUS ", b"ID  ")):
-                raise ValueError(f"{sheet}: not a sample sheet but a sequence file. {listed}")
-            content += handle.read()
-    except FileNotFoundError:
-        raise ValueError(f"{sheet}: no such sample sheet (data.sources, relative to {Path.cwd()}). {listed}") from None
-    except OSError as error:
-        raise ValueError(f"{sheet}: the sample sheet cannot be read: {error.strerror}") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{sheet}: line {line} is not UTF-8. Save the sheet as CSV in UTF-8") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from titans_genomics.config import STAGES, check_run, parse_config, stage_settings
+from titans_genomics.config_use import USES
 from titans_genomics.data.readers import check_source
 
 if not config:
@@ -32,6 +33,13 @@ DOWNLOADS = [source.label for source in SOURCES if source.url]
 TASK_FILES = {
     task: [path for key, path in CONFIG.files() if key.split(".")[0] == task] for task in ("niah", "states", "forecast")
 }
+# The model of the section `use`: another run's as it is, or this run's, evaluated too, which says how it is to be read.
+USED = f"{RUN}/use"
+USED_RUN = (CONFIG.use.model or CONFIG.folder).as_posix()
+USED_MODEL = [f"{USED_RUN}/train/{CONFIG.use.name}/model.safetensors"]
+if CONFIG.use.model is None:
+    USED_MODEL += [f"{RUN}/tokens.done", f"{RUN}/evaluate/evaluate.json"]
+USED_OPTIONS = [f"--model={USED_RUN}", f"--name={CONFIG.use.name}"]
 GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
 
 # `titans-genomics` is found beside the Python that runs Snakemake, also when its environment is not activated.
