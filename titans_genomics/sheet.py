@@ -166,9 +166,8 @@ def _address(entry: Any, where: str) -> tuple[str, str] | None:
         except ValueError as error:
             raise ValueError(f"{where}path: {error}") from None
         at = f"@{_safe(revision)}" if revision else ""
-        return path, "--".join(
-            [_safe(owner), _safe(name) + at, *(_safe(part) for part in (subset, split) if part)]
-        ) + HUB_LIST
+        chosen = (_safe(f"{key}-{part}") for key, part in (("subset", subset), ("split", split)) if part)
+        return path, "--".join([_safe(owner), _safe(name) + at, *chosen]) + HUB_LIST
     if "@" in parts.netloc:
         raise ValueError(
             f"{where}path: a URL with a user name or password would be written to the results. Fetch the file by other means and give its local path"

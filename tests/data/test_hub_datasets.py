@@ -295,7 +295,7 @@ def test_without_network_the_remedy_is_of_the_same_files(tmp_path, monkeypatch):
         pass
     monkeypatch.setenv("HF_ENDPOINT", gone)
     source, _ = source_of(tmp_path, "hf://someone/books@v1?subset=en&split=test")
-    folder = "someone--books@v1--en--test"
+    folder = "someone--books@v1--subset-en--split-test"
     with pytest.raises(OSError, match=rf"--repo-type dataset --revision v1 --include '\*en\*test\*' --local-dir {folder}`.* of test: path: {folder}/\*\*/"):  # fmt: skip
         fetch(source)
 
@@ -320,10 +320,12 @@ def test_other_addresses_are_refused(address):
         config_for({"path": address}, tokenizer={"kind": "byte"})
 
 
-def test_two_of_one_name_are_kept_apart():
-    config = config_for(
-        {"path": "hf://a/b@v1", "name": "one"}, {"path": "hf://a/b@v2", "name": "two"}, tokenizer={"kind": "byte"}
-    )
+@pytest.mark.parametrize(
+    "others", [("@v1", "@v2"), ("?subset=x", "?split=x"), ("?subset=x", "?subset=x&split=x")], ids=" ".join
+)
+def test_two_of_one_name_are_kept_apart(others):
+    one, two = ({"path": f"hf://a/b{other}", "name": f"n{i}"} for i, other in enumerate(others))
+    config = config_for(one, two, tokenizer={"kind": "byte"})
     paths = [source.path.name for source in config.data.sources]
     assert len(set(paths)) == 2
     assert all(path.endswith(".hub.json") for path in paths)
