@@ -8,6 +8,7 @@
 # make bench-data  sequence files to tokens, and tokens to windows, beside other ways (half an hour, 7 GB of disk)
 # make bench-downstream  fine-tuning and prediction, sequences per second, each variant beside the Transformer
 # make bench-text  decoding after 4k and 1M tokens, time to the first token, memory: each variant beside a Transformer and a peer
+# make bench-use  a trained model at work: variants, tracks, vectors, new sequence, memory, each beside the plain way (needs make run)
 # make bench-study  chunk size, depth and stability by loss (docs/studies.md; hours, goes on where it stopped)
 #
 # Each sets up .venv by itself, and again when pyproject.toml or constraints.txt change.
@@ -23,10 +24,10 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup run bacteria ablations test lint bench-ops bench-gpu bench-data bench-downstream bench-text bench-study clean
+.PHONY: help setup run bacteria ablations test lint bench-ops bench-gpu bench-data bench-downstream bench-text bench-use bench-study clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -15
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -16
 
 setup: $(READY)
 
@@ -74,6 +75,9 @@ $(BENCH_READY): benchmarks/requirements.txt constraints.txt
 
 bench-ops: $(BENCH_READY)
 	benchmarks/.venv/bin/python -m benchmarks $(BENCH)
+
+bench-use: $(READY)
+	python -m benchmarks use --into docs/benchmarks.md $(BENCH)
 
 bench-gpu: $(BENCH_READY)
 	benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements-gpu.txt

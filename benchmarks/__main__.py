@@ -7,6 +7,7 @@ python -m benchmarks --resume               go on with a run that was stopped
 python -m benchmarks --list                 the groups
 python -m benchmarks --table                only print the tables of the results file
 python -m benchmarks text --help            whole models: prompts, decoding and memory by length
+python -m benchmarks use --help             a trained model at work, beside the plain way to the same numbers
 """
 
 from __future__ import annotations
@@ -73,5 +74,9 @@ if __name__ == "__main__":
         from benchmarks.text import main as text
 
         text(sys.argv[2:])
+    elif sys.argv[1:2] == ["use"]:
+        from benchmarks.use import main as use
+
+        use(sys.argv[2:])
     else:
         main()

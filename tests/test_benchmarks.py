@@ -459,11 +459,16 @@ def test_committed_results_name_their_machine_and_can_be_printed(path):
             from benchmarks.downstream import render
         elif path.stem.startswith("text"):
             from benchmarks.text import render
+        elif path.stem.startswith("use"):
+            from benchmarks.use_table import render
         else:
             from benchmarks.table import render
 
         assert results["machine"]["processor"]
-    told = {"data": "| ratio |", "downstream": "sequences per second", "text": "Seconds to the first token"}.get(
-        path.stem, "| tokens"
-    )
+    told = {
+        "data": "| ratio |",
+        "downstream": "sequences per second",
+        "text": "Seconds to the first token",
+        "use": "Beside the plain way",
+    }.get(path.stem, "| tokens")
     assert told in render(results)

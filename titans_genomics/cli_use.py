@@ -247,13 +247,15 @@ def generate(
     Example: titans-genomics generate --model results/default --length 1000000 --out made.fa --report made.json
     """
     from titans_genomics.use.generate import generate as run
+    from titans_genomics.use.spectrum import check, compare
 
     reader = _open(model, name, memory, device)
+    other = genome or reader.folder.parent.parent / "tokens"
+    if report is not None:
+        check(other, report)
     found = run(reader, out, length, count, prompt, temperature, top_k, top_p, seed, stretch=stretch)
     if report is not None:
-        from titans_genomics.use.spectrum import compare
-
-        found["report"] = compare(out, genome or reader.folder.parent.parent / "tokens", report)
+        found["report"] = compare(out, other, report)
     _said(found)
 
 

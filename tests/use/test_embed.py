@@ -1,6 +1,7 @@
 """Vectors against whole sequences read one by one, and the files that they are read from and written to."""
 
 import json
+import resource
 from importlib import util
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 from made_run import made_reader
 
+from titans_genomics.config import TokenizerConfig
 from titans_genomics.data.alphabet import encode, reverse_complement
+from titans_genomics.data.pieces import learn_bpe
 from titans_genomics.data.tokenizers import Bytes, Kmers
 from titans_genomics.progress import Progress
 from titans_genomics.use import embedding
@@ -92,8 +95,37 @@ def test_the_memory_begins_anew_with_every_stretch(folder, reader, pooling):
 def test_of_the_other_strand_the_last_state_is_that_at_the_beginning(reader):
     (codes,) = sequences((25,))
     found = vectors(reader, [codes], pooling="last", stretch=10)[2][0]
-    other = states(reader, reverse_complement(codes[:10]), 2)[-1]
+    other = states(reader, reverse_complement(codes)[20:], 2)[-1]
     assert np.allclose(found, (states(reader, codes[20:], 2)[-1] + other) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("tokenizer", ["nucleotides", "k-mers", "overlapping", "bpe"])
+def test_stretches_of_both_strands_give_one_vector_whichever_is_given(folder, tokenizer, pooling):
+    own = {"nucleotides": None, "k-mers": Kmers(3, False), "overlapping": Kmers(3, True), "bpe": bpe()}[tokenizer]
+    reader = made_reader(folder, own, stretch=7)
+    given, turned = sequences((85, 33, 8), 4), [reverse_complement(codes) for codes in sequences((85, 33, 8), 4)]
+    assert np.allclose(
+        vectors(reader, given, pooling=pooling)[2], vectors(reader, turned, pooling=pooling)[2], atol=1e-5
+    )
+    expected = [
+        np.mean([pooled_tokens(reader, strand, pooling, 7) for strand in (codes, reverse_complement(codes))], 0)
+        for codes in given
+    ]
+    assert np.allclose(vectors(reader, given, pooling=pooling)[2], expected, atol=1e-5)
+
+
+def bpe():
+    repeats = np.tile(np.array([0, 0, 1, 2, 3, 3, 3, 1], np.uint8), 50)
+    return learn_bpe([repeats], TokenizerConfig(kind="bpe", vocab_size=20), text=False)
+
+
+def pooled_tokens(reader, codes, pooling, stretch):
+    """One strand in stretches of tokens, each read alone."""
+    tokens = torch.from_numpy(reader.tokenizer.encode(codes).astype(np.int64))[None]
+    with torch.inference_mode():
+        parts = [reader.model.embed(part)[0][0].double().numpy() for part in tokens.split(stretch, 1)]
+    return np.concatenate(parts).mean(0) if pooling == "mean" else parts[-1][-1]
 
 
 def test_a_position_has_the_states_of_both_sides(reader):
@@ -361,6 +393,34 @@ def test_nothing_is_left_of_an_interrupted_file(reader, genome, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
 
 
+# what HDF5 could not write it fails to write again when its objects go
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("ending", ["parquet", "h5", "h5ad"])
+def test_a_file_that_outgrows_the_disk_is_one_line_and_absent(reader, genome, tmp_path, ending):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"v\.{ending}: cannot be written .*[Ff]ile too large") as caught:
+            embed(reader, genome[0], tmp_path / f"v.{ending}", per="position", stretch=64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+
+
+def test_a_cram_without_its_genome_is_said_in_the_words_of_the_command(reader, genome, tmp_path):
+    header = pysam.AlignmentHeader.from_dict({"HD": {"VN": "1.6"}, "SQ": [{"SN": "chr1", "LN": 300}]})
+    with pysam.AlignmentFile(
+        str(tmp_path / "reads.cram"), "wc", header=header, reference_filename=str(genome[0])
+    ) as file:
+        read = pysam.AlignedSegment(header)
+        read.query_name, read.reference_id, read.reference_start = "a", 0, 10
+        read.query_sequence, read.cigarstring = genome[1]["chr1"][10:60], "50M"
+        file.write(read)
+    with pytest.raises(ValueError, match=r"reads\.cram: .*Give the FASTA of it: --reference"):
+        read_sequences(reader, tmp_path / "reads.cram")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -371,6 +431,7 @@ def test_nothing_is_left_of_an_interrupted_file(reader, genome, tmp_path, monkey
         ({"per": "token"}, "per 'token': sequence or position"),
         ({"stretch": -1}, "stretch -1"),
         ({"out": "v.csv"}, "must end in .parquet"),
+        ({"out": "genome.fa/v.parquet"}, "its folder cannot be made"),
         ({"picture": "p.gif"}, "must end in .svg"),
         ({"picture": "p.svg", "method": "tsne"}, "pca or umap"),
         ({"path": "nowhere.fa"}, "nowhere.fa: no such file"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import torch
 
 from titans_genomics.data.alphabet import decode, encode, reverse_complement
 from titans_genomics.data.tokenizers import Bytes, Kmers
+from titans_genomics.models.memory import FEW
 from titans_genomics.progress import Progress
-from titans_genomics.use.generate import generate
+from titans_genomics.use.generate import generate, read_prompts
+from titans_genomics.use.reader import open_run
 from titans_genomics.use.sampling import Sampling, stream
-from titans_genomics.use.spectrum import compare, distance, gc_windows, kmer_counts, orf_lengths
+from titans_genomics.use.spectrum import check, compare, distance, gc_windows, kmer_counts, orf_lengths
 
 NOTHING = np.zeros(0, dtype=np.uint8)
 
@@ -226,6 +229,20 @@ def test_long_sequences_come_in_pieces(reader):
     assert max(lengths) <= 1024
 
 
+def test_a_memory_is_not_given_more_rows_than_it_takes_token_by_token(reader, tmp_path, monkeypatch):
+    sizes = []
+
+    def seen(reader, prompts, *rest):
+        sizes.append(len(prompts))
+        return stream(reader, prompts, *rest)
+
+    monkeypatch.setattr("titans_genomics.use.generate.stream", seen)
+    generate(reader, tmp_path / "made.fa", 5, FEW + 3)
+    attention = made_run.make_run(tmp_path / "run", name="transformer")
+    generate(open_run(attention, "transformer"), tmp_path / "made.fa", 5, FEW + 3)
+    assert sizes == [FEW, 3, FEW + 3]
+
+
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["Ctrl-C", "full disk"]
 )
@@ -265,6 +282,19 @@ def test_what_cannot_be_made_is_one_line_and_no_file(reader, tmp_path, settings,
         generate(reader, tmp_path / "made.fa", **{"length": 10, **settings})
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_are_not_overwritten(reader, tmp_path):
+    (tmp_path / "made.fa").write_text(">a\nACGT\n")
+    with pytest.raises(ValueError, match="would be overwritten"):
+        generate(reader, tmp_path / "made.fa", 10, prompt=tmp_path / "made.fa")
+    assert (tmp_path / "made.fa").read_text() == ">a\nACGT\n"
+
+
+def test_letters_of_a_prompt_are_read_as_the_run_was(reader):
+    masked = replace(reader, soft_mask="n")
+    assert read_prompts(masked, "acGT")[0][1].tolist() == [4, 4, 2, 3]
+    assert read_prompts(reader, "acGT")[0][1].tolist() == [0, 1, 2, 3]
 
 
 def test_models_of_text_are_refused(tmp_path):
@@ -348,6 +378,17 @@ def test_made_sequences_are_compared_with_a_genome(small_folder, small_store, tm
     assert "<svg" in page
     assert "like.fa" in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+@pytest.mark.parametrize(
+    ("genome", "out", "said"),
+    [("genome.fa", "page.html", "must end in .json"), ("nowhere.fa", "out.json", "nowhere.fa: neither")],
+    ids=["page", "no genome"],
+)
+def test_a_report_that_cannot_be_is_said_before(small_folder, tmp_path, genome, out, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        check(small_folder / genome, tmp_path / out)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,9 @@ def test_settings_out_of_range_are_refused(reader, tmp_path, options, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["", ">a\n", "ACGT\n", ">a\nMKVLITGX!\n"], ids=["empty", "no-base", "no-fasta", "junk"]
+    "content",
+    ["", ">a\n", "ACGT\n", ">a\nMKVLITGX!\n", f">a\n{'N' * 90}\n"],
+    ids=["empty", "no-base", "no-fasta", "junk", "all-N"],
 )
 def test_a_file_without_bases_leaves_nothing(reader, tmp_path, content):
     (tmp_path / "genome.fa").write_text(content)
@@ -208,6 +210,41 @@ def test_a_folder_is_not_overwritten(reader, tmp_path):
     genome = write_fasta(tmp_path / "genome.fa", random_bases(40))
     with pytest.raises(ValueError, match=r"is a folder.*memory\.safetensors"):
         memorize(reader, genome, tmp_path)
+
+
+def test_what_is_read_is_not_overwritten(reader, tmp_path):
+    genome, other = write_fasta(tmp_path / "genome.fa", random_bases(40)), write_fasta(tmp_path / "other.fa", "ACGT")
+    before = genome.read_bytes()
+    for out, test in ((genome, None), (other, other)):
+        with pytest.raises(ValueError, match="would be overwritten"):
+            memorize(reader, genome, out, test=test)
+    assert genome.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_said(reader, tmp_path):
+    genome = write_fasta(tmp_path / "genome.fa", random_bases(40))
+    with pytest.raises(ValueError, match=r"memory: its folder cannot be made"):
+        memorize(reader, genome, genome / "memory")
+
+
+@pytest.mark.parametrize("content", ["", ">a\nA\n", f">a\nC{'N' * 9}\n"], ids=["empty", "one-base", "N"])
+def test_a_test_without_anything_to_score_is_said_before_reading(reader, tmp_path, content, monkeypatch):
+    genome = write_fasta(tmp_path / "genome.fa", random_bases(40))
+    (tmp_path / "test.fa").write_text(content)
+    monkeypatch.setattr("titans_genomics.use.memorize.advance", None)  # what would read the genome
+    with pytest.raises(ValueError, match=r"test\.fa: holds no base A C G T behind its first"):
+        memorize(reader, genome, tmp_path / "memory", test=tmp_path / "test.fa")
+    assert not (tmp_path / "memory").exists()
+
+
+def test_stretches_of_nothing_but_n_leave_the_mean_alone(reader, tmp_path):
+    """Two stretches with a gap between them, against the same two as records of their own."""
+    first, second = random_bases(32, 1), random_bases(32, 2)
+    memorize(reader, write_fasta(tmp_path / "gap.fa", first + 64 * "N" + second), tmp_path / "gap", strands="given")
+    memorize(reader, write_fasta(tmp_path / "two.fa", first, second), tmp_path / "two", strands="given")
+    gap, two = (dict(open_run(reader.folder, memory=tmp_path / name).start.leaves()) for name in ("gap", "two"))
+    for name, leaf in two.items():
+        torch.testing.assert_close(torch.as_tensor(gap[name]), torch.as_tensor(leaf), msg=name)
 
 
 def test_an_interrupted_save_leaves_the_old_memory(reader, tmp_path, monkeypatch):

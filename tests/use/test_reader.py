@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from made_run import make_run, random_bases, write_fasta
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from titans_genomics.models.state import save_state
 from titans_genomics.use.memorize import memorize
-from titans_genomics.use.reader import open_run
+from titans_genomics.use.reader import MEMORY_KEY, open_run
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,14 @@ def test_a_missing_part_is_named_with_the_command_that_makes_it(run, tmp_path, r
 def test_another_name_is_answered_with_those_that_there_are(run):
     with pytest.raises(FileNotFoundError, match=r"no trained model 'mac'.*it has titans"):
         open_run(run, model="mac")
+
+
+def test_a_memory_whose_header_lacks_its_model_is_refused(run, memory, tmp_path):
+    with safe_open(memory, "pt") as file:
+        header = file.metadata() | {MEMORY_KEY: '{"bases": 3}'}
+    save_file(load_file(memory), tmp_path / "odd.safetensors", header)
+    with pytest.raises(ValueError, match="no memory of a genome"):
+        open_run(run, memory=tmp_path / "odd.safetensors")
 
 
 def test_a_missing_memory_is_named(run, tmp_path):

@@ -247,7 +247,17 @@ def test_a_scored_vcf_can_be_scored_again(files):
     run(files, out="again.vcf.gz", vcf="out.vcf.gz")
     one, other = (gzip.decompress((folder / name).read_bytes()).decode() for name in ("out.vcf.gz", "again.vcf.gz"))
     assert one.replace(";TITANS_SKIPPED", "").splitlines()[-2:] == other.splitlines()[-2:]
-    assert other.count("##INFO=<ID=TITANS_LLR,") == 1
+    assert other.count("##INFO=<ID=TITANS_LLR,") == other.count("##titans_genomics=") == 1
+
+
+@pytest.mark.parametrize("limit", ["BLOCK", "BLOCK_BYTES"])
+def test_how_many_records_are_scored_at_a_time_does_not_matter(files, monkeypatch, limit):
+    folder = files[0]
+    run(files)
+    whole = gzip.decompress((folder / "out.vcf.gz").read_bytes()).decode()
+    monkeypatch.setattr(module, limit, 2)
+    run(files)
+    assert gzip.decompress((folder / "out.vcf.gz").read_bytes()).decode() == whole
 
 
 def test_no_variants_make_a_valid_file_without_variants(files):
@@ -279,14 +289,27 @@ def test_an_interrupted_run_leaves_what_was_there(files, monkeypatch):
     assert (folder / "out.vcf.gz").read_bytes() == before
 
 
-def test_a_full_disk_leaves_nothing(files):
-    folder, limits = files[0], resource.getrlimit(resource.RLIMIT_FSIZE)
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 200 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"out.vcf.gz: cannot be written.*is the disk full"):
-            run(files)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_leaves_nothing_and_is_said_once(files, full_disk, capfd):
+    with pytest.raises(OSError, match=r"out.vcf.gz: cannot be written.*is the disk full"):
+        run(files)
+    assert left(files[0]) == []
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_neither_table_nor_heat_map(files, full_disk):
+    folder, reader, *_ = files
+    (folder / "loci.bed").write_text("one\t20\t40\n")
+    with pytest.raises(OSError, match=r"out.tsv: cannot be written.*is the disk full"):
+        saturate(reader, folder / "genome.fa", folder / "loci.bed", folder / "out.tsv", folder / "out.svg", context=300)
     assert left(folder) == []
 
 
@@ -297,9 +320,11 @@ def test_a_full_disk_leaves_nothing(files):
         ({"max_mismatch": 2}, "is a share"),
         ({"context": 50, "after": 40, "share": 20}, "do not fit"),
         ({"out": "in.vcf/out.vcf.gz"}, "cannot be made"),
+        ({"out": "folder.vcf.gz"}, "folder.vcf.gz: is a folder"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_read(files, options, message):
+    (files[0] / "folder.vcf.gz").mkdir()
     with pytest.raises(ValueError, match=message):
         run(files, **options)
     assert left(files[0]) == []
@@ -308,10 +333,10 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(files, optio
 def test_the_input_is_never_overwritten(files):
     folder = files[0]
     run(files)
-    with pytest.raises(ValueError, match="is the input"):
+    with pytest.raises(ValueError, match="is what is read"):
         run(files, vcf="out.vcf.gz")
     os.link(folder / "out.vcf.gz", folder / "linked.vcf.gz")
-    with pytest.raises(ValueError, match="is the input"):
+    with pytest.raises(ValueError, match="is what is read"):
         run(files, vcf="linked.vcf.gz")
 
 
@@ -380,6 +405,71 @@ def test_labels_that_are_not_there_are_refused(files, options, message):
         evaluate_variants(folder / "in.vcf", folder / "labels.json", "LAB")
 
 
+def labelled(folder, number, labels):
+    """A scored VCF of the label ``LAB``, one text for each of its two records of two alleles."""
+    info = f"LAB,Number={number},Type=Integer"
+    lines = [
+        "##fileformat=VCFv4.2",
+        "##contig=<ID=chr1,length=99>",
+        f'##INFO=<ID={info},Description="label">',
+        *(f'##INFO=<ID={key},Number=A,Type=Float,Description="score">' for key in KEYS[:2]),
+        "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO",
+        *(
+            f"chr1\t{pos}\t.\tA\tC,g\t.\t.\tLAB={label};TITANS_LLR=-{pos},-{pos + 1};TITANS_DIST=1,2"
+            for pos, label in zip((10, 20), labels, strict=True)
+        ),
+    ]
+    path = folder / "scored.vcf"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "labels", "auroc"),
+    [("A", ("0,0", "1,1"), 1.0), ("R", ("1,0,0", "0,1,1"), 1.0), ("1", ("1", "0"), 0.0), ("A", ("0,1", "0,1"), 0.75)],
+    ids=["by allele", "with the reference", "by record", "within records"],
+)
+def test_labels_are_those_of_their_alleles(tmp_path, number, labels, auroc):
+    found = evaluate_variants(labelled(tmp_path, number, labels), tmp_path / "labels.json", "LAB", resamples=10)
+    assert found["variants"] == 4
+    assert found["methods"]["llr"]["auroc"]["value"] == auroc
+
+
+TABLE = "chrom\tpos\tref\talt\tkind\n1\t10\tA\tC\t0\n1\t20\ta\tG\t1\n"
+
+
+def test_labels_of_a_table_are_found_whatever_names_and_case_it_has(tmp_path):
+    (tmp_path / "labels.tsv").write_text("\ufeff" + TABLE + "1\t20\tA\tG\t1\n")
+    found = evaluate_variants(
+        labelled(tmp_path, "1", ("0", "0")),
+        tmp_path / "labels.json",
+        "kind",
+        table=tmp_path / "labels.tsv",
+        resamples=10,
+    )
+    assert found["labels"] == {"0": 1, "1": 1}
+    assert found["without_label"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TABLE + "chr1\t10\tA\tC\t1\n", "row 3: chr1:10 A C has two labels, 0 and 1"),
+        (TABLE + "1\tten\tA\tC\t1\n", "row 3: .*pos is not a whole number"),
+        (TABLE + "1\t10\tA\n", "row 3: too few columns"),
+        (TABLE.replace("kind", "sort"), "no column 'kind'"),
+        ("\udcff\udcfe", "is no text"),
+    ],
+    ids=["two labels", "position", "columns", "no column", "binary"],
+)
+def test_tables_that_cannot_be_read_are_refused(tmp_path, text, message):
+    (tmp_path / "labels.tsv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"labels.tsv: {message}"):
+        evaluate_variants(
+            labelled(tmp_path, "1", ("0", "1")), tmp_path / "labels.json", "kind", table=tmp_path / "labels.tsv"
+        )
+
+
 # ------------------------------------------------------------------------------------------ saturation
 
 
@@ -445,3 +535,10 @@ def test_one_based_loci_are_warned_of(files):
     assert len(facts["warnings"]) == 1
     assert "1-based" in facts["warnings"][0]
     assert Path(folder / "out.tsv").is_file()
+
+
+def test_table_and_heat_map_are_two_files(files):
+    folder, reader, *_ = files
+    (folder / "loci.bed").write_text("one\t1\t2\n")
+    with pytest.raises(ValueError, match="is the table and the heat map"):
+        saturate(reader, folder / "genome.fa", folder / "loci.bed", folder / "out.tsv", folder / "out.tsv", context=300)

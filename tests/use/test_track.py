@@ -336,7 +336,7 @@ def test_an_interrupted_run_goes_on(reader, held, tracked, tmp_path, monkeypatch
 def test_other_settings_begin_anew(reader, held, tmp_path, monkeypatch):
     read = track_parts.Reading.rows
     monkeypatch.setattr(track_files.pybigtools, "open", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(OSError, match="could not be written"):
         track(reader, held, tmp_path, tracks=["bits"], stretch=STRETCH)
     monkeypatch.undo()
     calls = []
@@ -417,7 +417,7 @@ def test_bed_that_counts_from_one_is_warned_of(reader, held, tmp_path):
     (tmp_path / "mask.bed").write_text("held\t1\t50\nheld\t101\t150\nheld\t201\t250\n")
     result = track(reader, held, tmp_path / "out", tracks=["bits"], mask=[tmp_path / "mask.bed"])
     assert len(result["warnings"]) == 1
-    assert "BED counts from 0" in result["warnings"][0]
+    assert "BED is 0-based: subtract 1" in result["warnings"][0]
 
 
 # ------------------------------------------------------------------------------------ intervals and the page

@@ -1,27 +1,31 @@
 """VCF in and out: what is wrong is refused with its place, variants are normalised, and nothing but our fields changes."""
 
 import gzip
+import os
 import random
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pysam
 import pytest
 
 from titans_genomics.data.alphabet import encode
+from titans_genomics.data.bgzf import check_bgzf_end, read_bgzf
 from titans_genomics.use.alleles import Allele, normalised
+from titans_genomics.use.records import read_codes
 from titans_genomics.use.vcf import (
     Genome,
     alleles_of,
-    annotated_header,
-    annotated_line,
     check_vcf,
-    indexed_vcf,
     open_vcf,
-    records,
+    records_and_lines,
 )
+from titans_genomics.use.vcf_write import annotated_header, annotated_line, indexed_vcf
 
 #         1234567890123456789012345678901234567890
 ONE = "ACGTACGTTTTTGACACACAGGNNACGTAGGCATTACGGA"
+RESOURCES = Path(__file__).parents[2] / "resources"
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 
 
@@ -173,6 +177,35 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, genome):
         check_vcf(path, genome, 20, 0.1)
 
 
+def test_a_damaged_block_is_refused_with_its_record(tmp_path, genome):
+    rng = random.Random(1)
+    rows = [("chr1", 1, f"{rng.random()}", "A", "C", ".", ".", ".") for _ in range(20_000)]
+    path = tmp_path / "in.vcf.gz"
+    with pysam.BGZFile(str(path), "w") as file:
+        file.write(vcf_text(*rows).encode())
+    raw = path.read_bytes()
+    middle = len(raw) // 2
+    path.write_bytes(raw[:middle] + bytes(64) + raw[middle + 64 :])
+    with pytest.raises(ValueError, match=r"in.vcf.gz: record \d+ cannot be read"):
+        check_vcf(path, genome, 20, 0.1)
+
+
+def test_folders_and_pipes_are_refused_with_the_reason(tmp_path, genome):
+    with pytest.raises(ValueError, match="is a folder; give a VCF"):
+        check_vcf(tmp_path, genome, 20, 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is read more than once, so it cannot be a pipe"):
+        check_vcf(tmp_path / "pipe", genome, 20, 0.1)
+
+
+def test_a_breakend_may_stand_at_a_telomere_and_bases_may_not(tmp_path, genome):
+    rows = [("chr1", 0, ".", "N", ".[chrM:3[", ".", ".", "."), ("chr1", 41, ".", "N", "]chrM:3].,<DEL>", ".", ".", ".")]
+    assert check_vcf(written(tmp_path, vcf_text(*rows)), genome, 20, 0.0).skipped == {"BREAKEND": 2, "SYMBOLIC": 1}
+    for row in (site("chr1", 41, "N", "<DEL>,A"), site("chr1", 42, "N", "<DEL>")):
+        with pytest.raises(ValueError, match="beyond the end of chr1"):
+            check_vcf(written(tmp_path, vcf_text(row)), genome, 20, 0.0)
+
+
 def test_plain_gzip_is_refused_with_the_way_out(tmp_path, genome):
     path = tmp_path / "in.vcf.gz"
     path.write_bytes(gzip.compress(vcf_text(site("chr1", 1, "A", "C")).encode()))
@@ -187,8 +220,8 @@ def annotated(path, genome, out, info, keys=("NEW", "SKIP"), skipped=False):
     checked = check_vcf(path, genome, 20, 1.0)
     header = annotated_header(checked, genome, ['##INFO=<ID=NEW,Number=A,Type=Float,Description="new">'], keys)
     with open_vcf(path) as file, indexed_vcf(out, header, 40) as write:
-        for _, record in records(path, file):
-            write(annotated_line(record, info, keys, skipped))
+        for _, _, line in records_and_lines(path, file):
+            write(annotated_line(line, info, keys, skipped))
     return out
 
 
@@ -209,6 +242,30 @@ def test_only_our_fields_change_and_undeclared_things_get_declared(tmp_path, gen
         assert file.header.contigs["1"].length == 40
         assert {"NEW", "DP", "ODD"} <= set(file.header.info)
         assert [record.pos for record in file.fetch("1", 1, 2)] == [2]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_what_htslib_would_write_in_other_words_stays(tmp_path, genome, end):
+    head = (
+        "##fileformat=VCFv4.2",
+        '##INFO=<ID=AF,Number=A,Type=Float,Description="share">',
+        '##FORMAT=<ID=GP,Number=G,Type=Float,Description="probability">',
+    )
+    row = ("1", 1, "é", "a", "C", "31.50", "PASS", "AF=0.123456789;DB=1", "GT:GP", "0|1:0.10,0.900000001,1e-9", "1/1/0")
+    text = vcf_text(row, head=head, samples=("b", "a")).replace("\n", end)
+    for encoding in ("utf-8", "latin-1"):
+        path = tmp_path / "in.vcf"
+        path.write_bytes(text.encode(encoding))
+        out = annotated(path, genome, tmp_path / "out.vcf.gz", {"NEW": "1"})
+        wanted = "\t".join(map(str, row)).replace("DB=1", "DB=1;NEW=1")
+        assert gzip.decompress(out.read_bytes()).split(b"\n")[-2] == wanted.encode(encoding)
+
+
+def test_a_header_that_is_not_utf8_is_refused(tmp_path, genome):
+    path = tmp_path / "in.vcf"
+    path.write_bytes(vcf_text(head=("##fileformat=VCFv4.2", "##by=é")).encode("latin-1"))
+    with pytest.raises(ValueError, match="the header of the VCF is not UTF-8"):
+        annotated(path, genome, tmp_path / "out.vcf.gz", {})
 
 
 def test_a_bcf_is_read_like_the_vcf_that_it_was_made_of(tmp_path, genome):
@@ -232,6 +289,21 @@ def test_the_filter_of_skipped_records_takes_the_place_of_pass(tmp_path, genome)
     assert [line.split("\t")[6] for line in lines[-2:]] == ["TITANS_SKIPPED", "q10;TITANS_SKIPPED"]
 
 
+def test_a_file_of_many_blocks_is_bgzf_and_every_record_is_found(tmp_path):
+    rng = random.Random(5)
+    header = f"##fileformat=VCFv4.2\n##contig=<ID=c,length=9000>\n{COLUMNS}\n"
+    lines = [f"c\t{pos}\t.\tA\tC\t.\t.\tX={rng.randbytes(rng.choice([3, 99, 60_000])).hex()}" for pos in range(1, 90)]
+    with indexed_vcf(tmp_path / "out.vcf.gz", header, 9000) as write:
+        for line in lines:
+            write(line)
+    check_bgzf_end(tmp_path / "out.vcf.gz")
+    own = b"".join(block.tobytes() for block, _ in read_bgzf(tmp_path / "out.vcf.gz"))
+    assert own.decode() == header + "".join(f"{line}\n" for line in lines)
+    with pysam.TabixFile(str(tmp_path / "out.vcf.gz")) as file:
+        for pos in (1, 44, 89):
+            assert list(file.fetch("c", pos - 1, pos)) == [lines[pos - 1]]
+
+
 def test_contigs_beyond_the_reach_of_tbi_get_a_csi_index(tmp_path):
     header = f"##fileformat=VCFv4.2\n##contig=<ID=c,length={1 << 30}>\n{COLUMNS}\n"
     with indexed_vcf(tmp_path / "out.vcf.gz", header, 1 << 30) as write:
@@ -239,3 +311,25 @@ def test_contigs_beyond_the_reach_of_tbi_get_a_csi_index(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.vcf.gz", "out.vcf.gz.csi"]
     with pysam.VariantFile(str(tmp_path / "out.vcf.gz")) as file:
         assert len(list(file.fetch("c", (1 << 29) - 1, 1 << 29))) == 1
+
+
+# ------------------------------------------------------------------------------------ the real variants
+
+
+def test_the_shipped_variants_lie_in_the_genome_normalised_and_matched():
+    codes = dict(read_codes(RESOURCES / "ecoli_k12.fa.gz"))
+    genome = Genome(RESOURCES / "ecoli_k12.fa.gz", codes, codes)
+    found = check_vcf(RESOURCES / "ecoli_536.vcf.gz", genome, 100, 0.0)
+    assert found.records == found.scored == 1548
+    kinds = {0: Counter(), 1: Counter()}
+    with pysam.VariantFile(str(RESOURCES / "ecoli_536.vcf.gz")) as file:
+        for record in file:
+            (alt,) = record.alts
+            natural = record.info["NATURAL"]
+            assert record.samples["536"]["GT"] == (natural,)
+            (allele,) = alleles_of(record, genome, record.contig, 100, "here")
+            anchored = len(record.ref) != len(alt)
+            assert (allele.start, allele.end) == (record.start + anchored, record.stop)
+            kinds[natural][record.info["SPLIT"], len(record.ref), len(alt), record.ref[0]] += 1
+        assert len(list(file.fetch("K-12-MG1655", 589_824, 655_360))) > 100
+    assert kinds[0] == kinds[1]

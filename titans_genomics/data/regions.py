@@ -58,7 +58,7 @@ def read_regions(path: Path) -> dict[str, np.ndarray]:
         starts.append(start)
         ends.append(end)
     if not found:
-        raise ValueError(f"{path}: the file holds no regions. Fill it, or take it out of the config")
+        raise ValueError(f"{path}: the file holds no regions. Fill it, or leave it out")
     regions = {}
     for name, columns in found.items():
         intervals = np.column_stack([np.frombuffer(column, dtype=np.int64) for column in columns])
@@ -93,11 +93,11 @@ def fit_regions(
     absent: list[str] = []
     alike: dict[str, list[str]] = {}
     for contig in contigs:
-        alike.setdefault(_without_convention(contig), []).append(contig)
+        alike.setdefault(without_convention(contig), []).append(contig)
     fitted: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
     for name, intervals in regions.items():
-        candidates = [name] if name in contigs else alike.get(_without_convention(name), [])
+        candidates = [name] if name in contigs else alike.get(without_convention(name), [])
         if not candidates:
             absent.append(name)
             continue
@@ -121,7 +121,7 @@ def fit_regions(
     return fitted
 
 
-def _without_convention(name: str) -> str:
+def without_convention(name: str) -> str:
     """What chr1 and 1, and chrM and MT, have in common."""
     rest = re.sub("^chr", "", name, flags=re.IGNORECASE)
     return "MT" if rest == "M" else rest

@@ -2,7 +2,8 @@
 
 Layer 0 is the embedding of the tokens, layer i what follows block i, and the last one has the final norm, as the head reads it.
 A sequence is read in stretches, each from the beginning of the memory (or the memory given), as the run's evaluation did:
-without end the memory drifts away from what the model was trained on. The other strand of a stretch begins at its end.
+without end the memory drifts away from what the model was trained on. Per sequence the other strand is read as a sequence of
+its own; per position the other strand of each stretch begins at the end of the stretch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from titans_genomics.models.classifier import Pooling
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import Strands
 from titans_genomics.use.embedding import Embedding, Per
+from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import Reader
 from titans_genomics.use.records import Record, read_sequences
 from titans_genomics.use.vectors import Sample, check_format, check_picture, draw, writing
@@ -59,7 +61,7 @@ def embed(
     pooling : "mean" or "last"
         Per sequence: the mean over tokens, or the state after the last.
     strands : "both" or "given"
-        "both": the mean over both strands; of a sequence of one stretch the same whichever is given.
+        "both": the mean over both strands: per sequence the same whichever is given.
     stretch : int, optional
         Tokens after which the memory begins anew; None: as the run's evaluation had it, 0: never.
     picture : path, optional
@@ -78,12 +80,14 @@ def embed(
         Input that cannot be read, layers that the model has not, a format whose package is absent, a model of text.
     """
     reader.nucleotides("embed")
-    out = Path(out)
-    check_format(out)
+    check_format(Path(out))
     if picture is not None:
         check_picture(Path(picture), method)
     how = Embedding(reader, per, layers, pooling, strands, stretch)
     records, total, warnings = read_sequences(reader, path, bed, reference)
+    out = check_out(out, (path, bed, reference))
+    if picture is not None:
+        check_out(picture, (path, bed, reference))
     columns = ["id", "contig", "start", "end", "strand", *(("gc",) if per == "sequence" else ("position", "base"))]
     sample = Sample(PICTURE)
     start, rows, last = time.perf_counter(), 0, how.names[-1]

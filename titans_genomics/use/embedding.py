@@ -34,7 +34,10 @@ _GROUP = {"sequence": 1 << 18, "position": 1 << 16}  # tokens whose vectors are 
 
 @dataclass
 class _Part:
-    """A stretch of a record: its bases from ``start`` on, its tokens, and those of its other strand."""
+    """A stretch of a record: its bases from ``start`` on, its tokens, and those of the other strand.
+
+    The latter are of the same bases per position; per sequence they are as far from the other strand's own beginning.
+    """
 
     record: Record
     start: int
@@ -163,13 +166,18 @@ class Embedding:
                 f"{record.id}: vectors of {len(tokens):,} tokens that are read without end do not fit into memory; take a stretch "
                 f"of at most {LONGEST:,} tokens"
             )
+        # per sequence the other strand has stretches of its own, so that neither strand is the first
+        other = tokenizer.encode(reverse_complement(record.codes)) if self.both and self.per == "sequence" else None
+        longest = max(len(tokens), 0 if other is None else len(other))
         start = 0
-        for first in range(0, len(tokens), size):
+        for first in range(0, longest, size):
             own = tokens[first : first + size]
             end = start + int(tokenizer.bases[own].sum())
             codes = record.codes[start:end]
-            turned = tokenizer.encode(reverse_complement(codes)) if self.both else None
-            yield _Part(record, start, codes, own, turned, first + size >= len(tokens))
+            turned = None
+            if self.both:
+                turned = tokenizer.encode(reverse_complement(codes)) if other is None else other[first : first + size]
+            yield _Part(record, start, codes, own, turned, first + size >= longest)
             start = end
 
     def _read(self, rows: list[np.ndarray]) -> list[list[np.ndarray]]:
@@ -215,9 +223,9 @@ class Embedding:
     def _add(self, now: _Sum, part: _Part, own: list[np.ndarray], other: list[np.ndarray] | None) -> None:
         """A further stretch of a record."""
         if self.pooling == "last":
-            now.forward = own
-            # the other strand ends where the record begins
-            now.turned = now.turned or other or []
+            # strands of pieces of several bases need not have as many stretches
+            now.forward = own if len(part.tokens) else now.forward
+            now.turned = other if other and part.turned is not None and len(part.turned) else now.turned
             now.tokens = [1, 1]
             return
         now.forward = [a + b for a, b in zip(now.forward, own, strict=True)] if now.forward else own

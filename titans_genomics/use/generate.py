@@ -14,8 +14,10 @@ import torch
 
 from titans_genomics.data import alphabet
 from titans_genomics.files import replacing
+from titans_genomics.models.memory import FEW, NeuralMemory
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import most_rows
+from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import Reader, usual_stretch
 from titans_genomics.use.records import read_codes
 from titans_genomics.use.sampling import Sampling, stream
@@ -57,8 +59,7 @@ def generate(
     temperature, top_k, top_p, seed
         See `Sampling`.
     batch : int, optional
-        Sequences that are made side by side: more of them are faster together. Default: `BATCH`, less where their memories
-        would not fit.
+        Sequences that are made side by side. Default: see `usual_batch`.
     stretch : int, optional
         Tokens after which the memory begins anew; None: as the run's evaluation had it, 0: never.
     with_prompt : bool
@@ -75,18 +76,15 @@ def generate(
         A prompt that cannot be read, a setting out of its range, or a model of text. Nothing is written.
     """
     reader.nucleotides("generate")
-    out = Path(out)
     how = Sampling(temperature, top_k, top_p, seed)
     for name, value in (("length", length), ("count", count), ("batch", 1 if batch is None else batch)):
         if value < 1:
             raise ValueError(f"{name} {value}: must be 1 or more")
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder; give the FASTA file to write")
     prompts = read_prompts(reader, prompt)
+    out = check_out(out, (prompt,) if prompt is not None and _is_file(str(prompt)) else (), "made.fa")
     rows = [(name, codes) for name, codes in prompts for _ in range(count)]
-    most = min(batch or BATCH, most_rows(reader.model))
+    most = min(batch or usual_batch(reader), most_rows(reader.model))
     start, number = time.perf_counter(), 0
-    out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     with Progress(length * len(rows), "bases", "generating") as progress, _fasta(out) as write:
         while number < len(rows):
@@ -112,6 +110,15 @@ def generate(
     }
 
 
+def usual_batch(reader: Reader) -> int:
+    """How many sequences are best made side by side: on a CPU as many as a Titans memory takes token by token, else `BATCH`.
+
+    Beyond those a memory reads all rows together, which on one CPU thread is slower for each of them.
+    """
+    by_token = reader.device.type == "cpu" and any(isinstance(m, NeuralMemory) for m in reader.model.modules())
+    return min(FEW if by_token else BATCH, most_rows(reader.model))
+
+
 def most_alike(reader: Reader, rows: Sequence[tuple[str, np.ndarray]]) -> int:
     """How many rows at the beginning have as many tokens as the first; pieces of several bases make that differ."""
     if reader.tokenizer.one_base:
@@ -133,7 +140,7 @@ def read_prompts(reader: Reader, prompt: str | Path | None) -> list[tuple[str, n
     text = str(prompt)
     if isinstance(prompt, str) and not _is_file(text):
         try:
-            codes = alphabet.encode(text)
+            codes = reader.codes(text)
         except ValueError as error:
             raise FileNotFoundError(f"{text[:80]}: neither a file nor bases ({error})") from None
         found = [("prompt", codes)]

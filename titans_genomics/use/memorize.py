@@ -24,12 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from titans_genomics import __version__
+from titans_genomics.data import alphabet
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.files import file_sha256, replacing
 from titans_genomics.models.state import State, map_leaves, save_state, share
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import advance, token_budget
 from titans_genomics.training import next_token_nll, scored_bases
+from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import MEMORY_KEY, PIECE, Reader
 from titans_genomics.use.records import read_sequences
 
@@ -38,6 +40,8 @@ Strands = Literal["both", "given"]
 
 STRETCH = 1024
 """Tokens of a stretch where the run says nothing."""
+
+_UNSCORED = "{}: holds no base A C G T behind its first, so nothing can be scored"
 
 # Leaves of a state that hold a long-term memory: of the Titans memories, of MAC's open segment, of the recurrent models.
 _MEMORY = re.compile(r"blocks\.\d+\.(memory|(memory\.)+(weights|anchor)\.\d+|segment_weights\.\d+)")
@@ -66,7 +70,8 @@ def memorize(
         The mean of the memories after every stretch, or the memory after the last base. "last" reads an EOS token behind every
         record, as training did.
     stretch : int, optional
-        "mean": tokens of a stretch; default: the run's, or `STRETCH`. A shorter record is a stretch of its own, with less weight.
+        "mean": tokens of a stretch; default: the run's, or `STRETCH`. A shorter record is a stretch of its own, with less weight;
+        a stretch of nothing but N is passed over.
     strands : "both" or "given"
         "both": also the other strand of every record.
     test : path, optional
@@ -100,10 +105,11 @@ def memorize(
     for path in (*paths, *([Path(test)] if test is not None else [])):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-    out = Path(out)
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder; give the file to write, such as {out / 'memory.safetensors'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        read_sequences(reader, path)  # what is wrong at a glance is said before the first is read through
+    out = check_out(out, [*paths, test], "memory.safetensors")
+    if test is not None:
+        _check_scored(reader, test)
     size = stretch or reader.stretch or STRETCH
     found: list[dict[str, Any]] = []
     started = time.monotonic()
@@ -112,7 +118,7 @@ def memorize(
         tokens = _rows(reader, paths, strands, found)
         state = _last(reader, tokens, progress) if how == "last" else _mean(reader, tokens, size, progress)
     if state is None:
-        raise ValueError(f"{', '.join(map(str, paths))}: no base to read")
+        raise ValueError(f"{', '.join(map(str, paths))}: no base A C G T to read")
     _finite(state, how)
     about: dict[str, Any] = {
         "read": found,
@@ -154,7 +160,8 @@ def compare(
     bases: list[np.ndarray] = []
     scored = scored_bases(reader.tokenizer).to(reader.device)
     with Progress(None, "tokens", f"comparing on {Path(fasta).name}") as progress, torch.inference_mode():
-        for batch in _batches(_rows(reader, [Path(fasta)], "given", []), size, 1, token_budget(reader.device)):
+        rows = _rows(reader, [Path(fasta)], "given", [])
+        for batch in _batches(rows, size, 1, token_budget(reader.device), reader.tokenizer.scored):
             tokens = torch.from_numpy(batch.astype(np.int64)).to(reader.device)
             for own, begun in zip(bits, (reader, replace(reader, start=memory)), strict=True):
                 own.append(_nll(reader.model, tokens, begun.state(len(batch)), scored) / math.log(2))
@@ -162,7 +169,7 @@ def compare(
             progress.update(batch.size)
     weight = np.concatenate(bases) if bases else np.zeros(0)
     if not weight.sum():
-        raise ValueError(f"{fasta}: holds no two bases A C G T in a row, so nothing can be scored")
+        raise ValueError(_UNSCORED.format(fasta))
     without, having = (np.concatenate(own) for own in bits)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(weight), np.full(len(weight), 1 / len(weight)), size=1000)
@@ -188,7 +195,7 @@ def _rows(reader: Reader, paths: Iterable[Path], strands: Strands, found: list[d
         own = {"path": str(path), "sha256": file_sha256(path), "records": 0, "bases": 0}
         found.append(own)
         for record in read_sequences(reader, path)[0]:
-            if not len(record.codes):
+            if not (record.codes < alphabet.N).any():
                 continue
             own["records"] += 1
             own["bases"] += len(record.codes)
@@ -197,22 +204,32 @@ def _rows(reader: Reader, paths: Iterable[Path], strands: Strands, found: list[d
                 yield reader.tokenizer.encode(reverse_complement(record.codes))
 
 
-def _batches(rows: Iterable[np.ndarray], size: int, overlap: int, budget: int) -> Iterator[np.ndarray]:
+def _check_scored(reader: Reader, fasta: str | Path) -> None:
+    """Raise ValueError where nothing of a file can be scored; it is read no further than the first that can."""
+    if not any(reader.tokenizer.scored[row[1:]].any() for row in _rows(reader, [Path(fasta)], "given", [])):
+        raise ValueError(_UNSCORED.format(fasta))
+
+
+def _batches(
+    rows: Iterable[np.ndarray], size: int, overlap: int, budget: int, scored: np.ndarray
+) -> Iterator[np.ndarray]:
     """Windows of ``size + overlap`` tokens, (B, tokens), a new one every ``size`` tokens of each row; the rest of a row is alone.
 
-    What has ``overlap`` tokens or fewer is left out.
+    What holds no scored token behind the first ``overlap`` is left out.
     """
     most = max(1, budget // size)
     waiting: list[np.ndarray] = []
     for row in rows:
         for first in range(0, len(row), size):
             window = row[first : first + size + overlap]
+            if not scored[window[overlap:]].any():
+                continue
             if len(window) == size + overlap:
                 waiting.append(window)
                 if len(waiting) == most:
                     yield np.stack(waiting)
                     waiting = []
-            elif len(window) > overlap:
+            else:
                 yield window[None]
     if waiting:
         yield np.stack(waiting)
@@ -234,7 +251,7 @@ def _mean(reader: Reader, rows: Iterable[np.ndarray], size: int, progress: Progr
     """The beginning, its memory the mean of those after every stretch, by tokens; None: there are none."""
     sums: dict[str, Tensor] = {}
     read = 0
-    for batch in _batches(rows, size, 0, token_budget(reader.device)):
+    for batch in _batches(rows, size, 0, token_budget(reader.device), reader.tokenizer.scored):
         _, state = advance(reader.model, batch, reader.state(len(batch)), PIECE)
         for name, leaf in state.leaves():
             if _MEMORY.fullmatch(name) and not _is_anchor(name):

@@ -21,10 +21,7 @@ GAP = 255
 """What stands for no value among the levels 0 to 254 of the page."""
 
 _NAMES = ("gene", "Name", "gene_name", "product", "ID", "gene_id", "locus_tag")
-_HIDDEN = {
-    "region", "chromosome", "contig", "scaffold", "supercontig", "source", "databank_entry",  # the contig itself
-    "transcript", "exon", "CDS", "start_codon", "stop_codon",  # parts of what is shown
-}  # fmt: skip
+_WHOLE = {"region", "chromosome", "contig", "scaffold", "supercontig", "source", "databank_entry"}  # the contig itself
 _MOST = 50_000  # features; a browser draws no more in good time
 
 
@@ -42,8 +39,8 @@ class Feature(NamedTuple):
 def read_features(path: Path, contigs: dict[str, int], genome: Path) -> list[Feature]:
     """The features of a BED, GFF3 or GTF file, plain or gzip, by the contig names of a genome.
 
-    Of GFF the features that are parts of others in the same place (exons, CDS of a gene that is listed) are left out: genes,
-    and what has no parent, are shown.
+    Of GFF3 what has no parent is shown, of GTF what is not part of a transcript, and transcripts where no gene is listed: not the
+    exons and CDS of a gene, but the CDS of bacterial annotations that list nothing else. The contig itself is left out.
 
     Raises
     ------
@@ -65,10 +62,14 @@ def read_features(path: Path, contigs: dict[str, int], genome: Path) -> list[Fea
             fields = line.rstrip("\r\n").lstrip("\ufeff").split("\t" if "\t" in line else None)
             if len(fields) < 3 or fields[0] not in names or line.startswith("#"):
                 continue
-            feature = _of_bed(fields) if fields[1].isdigit() else _of_gff(fields)
+            gff = len(fields) > 7 and fields[3].isdigit() and fields[4].isdigit() and fields[6] in "+-.?"
+            feature = _of_gff(fields) if gff else _of_bed(fields)
             if feature is not None:
                 found.append(feature._replace(contig=names[fields[0]]))
-    return sorted(found, key=lambda feature: (list(contigs).index(feature.contig), feature.start))
+    if any(feature.kind == "gene" for feature in found):
+        found = [feature for feature in found if feature.kind != "transcript"]
+    order = {name: number for number, name in enumerate(contigs)}
+    return sorted(found, key=lambda feature: (order[feature.contig], feature.start))
 
 
 def _of_bed(fields: list[str]) -> Feature:
@@ -81,10 +82,12 @@ def _of_gff(fields: list[str]) -> Feature | None:
     text = fields[8] if len(fields) > 8 else ""
     entries = (entry.strip().replace(' "', "=", 1).strip('"').partition("=") for entry in text.split(";"))
     told = {key: unquote(value) for key, _, value in entries if value}
-    if fields[2] in _HIDDEN or "Parent" in told:
+    kind, start = fields[2], int(fields[3]) - 1
+    part = "Parent" in told or ("transcript_id" in told and kind not in ("gene", "transcript"))
+    if part or (kind in _WHOLE and start == 0):
         return None
     name = next((told[key] for key in _NAMES if key in told), "")
-    return Feature(fields[0], int(fields[3]) - 1, int(fields[4]), fields[6], fields[2], name)
+    return Feature(fields[0], start, int(fields[4]), fields[6], kind, name)
 
 
 def write_page(

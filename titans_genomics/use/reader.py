@@ -212,13 +212,14 @@ def _memory(model: Any, folder: Path, path: Path) -> tuple[State, dict[str, Any]
     try:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()[MEMORY_KEY])
+        weights, maker = header["model"], header["folder"]
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise ValueError(
             f"{path}: the state of a model, but no memory of a genome. Make one with `titans-genomics memorize`"
         ) from None
-    if header["model"] != file_sha256(folder / "model.safetensors"):
+    if weights != file_sha256(folder / "model.safetensors"):
         raise ValueError(
-            f"{path}: this memory is of the model {header['folder']}, whose weights are not those of {folder}. "
+            f"{path}: this memory is of the model {maker}, whose weights are not those of {folder}. "
             "Run `titans-genomics memorize` with this model"
         )
     return state, header

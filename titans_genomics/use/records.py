@@ -102,7 +102,11 @@ def read_sequences(
     # every read is wanted, whatever a training run would leave out
     reads = ReadsConfig(min_length=1, duplicates=True, qc_fail=True)
     data = DataConfig(sources=(source,), soft_mask=reader.soft_mask, reads=reads)
-    kind = check_source(source, data)
+    try:
+        kind = check_source(source, data)
+    except ValueError as error:
+        # which is said in the words of a run's config
+        raise ValueError(str(error).replace("data.sources[].reference", "--reference")) from None
     if bed is None:
         if kind not in READS:
             return _whole(source, data), None, []

@@ -15,6 +15,7 @@ import torch
 from titans_genomics.data.alphabet import decode, reverse_complement
 from titans_genomics.models.state import State
 from titans_genomics.training import next_token_nll, scored_bases
+from titans_genomics.use.generate import usual_batch
 from titans_genomics.use.memorize import How, memorize
 from titans_genomics.use.reader import PIECE, Reader, open_run, usual_stretch
 from titans_genomics.use.sampling import Sampling
@@ -210,9 +211,12 @@ class TrainedModel:
         how = Sampling(temperature, top_k, top_p, seed)
         prompts = [self.reader.codes(prompt)] * count
         rows: list[list[np.ndarray]] = [[] for _ in range(count)]
-        for pieces in generated(self.reader, prompts, length, how, stretch):
-            for row, own in zip(rows, pieces, strict=True):
-                row.append(own)
+        most = usual_batch(self.reader)
+        for first in range(0, count, most):
+            numbers = range(first, min(first + most, count))
+            for pieces in generated(self.reader, [prompts[n] for n in numbers], length, how, stretch, numbers):
+                for n, own in zip(numbers, pieces, strict=True):
+                    rows[n].append(own)
         return [decode(np.concatenate(row)) for row in rows]
 
     def memorize(

@@ -19,9 +19,10 @@ from titans_genomics.files import replacing
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.likelihood import Strands
 from titans_genomics.use.alleles import Allele, score_alleles
+from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import Reader
 from titans_genomics.use.records import Interval, few_of, one_based_habit, read_bed
-from titans_genomics.use.score_variants import check_folder, score_window
+from titans_genomics.use.score_variants import score_window
 from titans_genomics.use.vcf import Genome, read_genome
 
 HEADER = ("contig", "start", "end", "name", "ref", "alt", "llr", "distance")
@@ -76,7 +77,9 @@ def saturate(
     reader.nucleotides("saturate")
     window = score_window(reader, context, after, share)
     for path in (out, *([Path(heat_map)] if heat_map else [])):
-        check_folder(path)
+        check_out(path, (bed, fasta))
+    if heat_map is not None and Path(heat_map).absolute() == out.absolute():
+        raise ValueError(f"{out}: is the table and the heat map. Give the heat map another name")
     if not bed.is_file():
         raise FileNotFoundError(f"{bed}: no such BED file")
     intervals = read_bed(bed)
@@ -93,28 +96,32 @@ def saturate(
     total = sum(int((genome.contigs[contig][i.start : i.end] != N).sum()) for contig, i in placed)
     drawn = np.full((min(total, ROW * MOST_ROWS), 4), np.nan)
     seen: list[tuple[str, int]] = []
-    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("\t".join(HEADER) + "\n")
-        with Progress(3 * total, "alleles", f"saturating {bed.name} with {reader.name}") as progress:
-            while block := list(islice(sites, BLOCK)):
-                alleles = [
-                    Allele(contig, at, at + 1, np.array([base], dtype=np.uint8))
-                    for contig, at, _ in block
-                    for base in range(4)
-                    if base != genome.contigs[contig][at]
-                ]
-                ratio, distance = score_alleles(reader, genome.contigs, alleles, window, strands, progress)
-                for number, allele in enumerate(alleles):
-                    contig, at, name = block[number // 3]
-                    ref, alt = "ACGT"[genome.contigs[contig][at]], "ACGT"[allele.alt[0]]
-                    file.write(
-                        f"{contig}\t{at}\t{at + 1}\t{name}\t{ref}\t{alt}\t{ratio[number]:.6f}\t{distance[number]:.6g}\n"
-                    )
-                    if len(seen) + number // 3 < len(drawn):
-                        drawn[len(seen) + number // 3, allele.alt[0]] = ratio[number]
-                seen.extend((contig, at) for contig, at, _ in block)
-        if heat_map is not None:
-            _draw(Path(heat_map), drawn, seen[: len(drawn)], f"{reader.name}, log-likelihood ratio (nats), {bed.name}")
+    try:
+        with replacing(out) as temporary:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write("\t".join(HEADER) + "\n")
+                with Progress(3 * total, "alleles", f"saturating {bed.name} with {reader.name}") as progress:
+                    while block := list(islice(sites, BLOCK)):
+                        alleles = [
+                            Allele(contig, at, at + 1, np.array([base], dtype=np.uint8))
+                            for contig, at, _ in block
+                            for base in range(4)
+                            if base != genome.contigs[contig][at]
+                        ]
+                        ratio, distance = score_alleles(reader, genome.contigs, alleles, window, strands, progress)
+                        for number, allele in enumerate(alleles):
+                            contig, at, name = block[number // 3]
+                            ref, alt = "ACGT"[genome.contigs[contig][at]], "ACGT"[allele.alt[0]]
+                            file.write(
+                                f"{contig}\t{at}\t{at + 1}\t{name}\t{ref}\t{alt}\t{ratio[number]:.6f}\t{distance[number]:.6g}\n"
+                            )
+                            if len(seen) + number // 3 < len(drawn):
+                                drawn[len(seen) + number // 3, allele.alt[0]] = ratio[number]
+                        seen.extend((contig, at) for contig, at, _ in block[: len(drawn) - len(seen)])
+            if heat_map is not None:
+                _draw(Path(heat_map), drawn, seen, f"{reader.name}, log-likelihood ratio (nats), {bed.name}")
+    except OSError as error:
+        raise OSError(f"{out}: cannot be written ({error.strerror or error}): is the disk full?") from error
     bases = sum(interval.end - interval.start for interval in intervals)
     habit = one_based_habit(intervals)
     return {

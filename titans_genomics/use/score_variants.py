@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +18,19 @@ from titans_genomics.progress import Progress
 from titans_genomics.tasks.likelihood import Strands
 from titans_genomics.tasks.metrics import bootstrap, metrics_of
 from titans_genomics.use.alleles import Allele, Window, score_alleles
+from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import Reader
+from titans_genomics.use.variant_labels import label_of, label_table, locus
 from titans_genomics.use.vcf import (
     SKIPPED,
     alleles_of,
-    annotated_header,
-    annotated_line,
     check_vcf,
-    indexed_vcf,
     open_vcf,
     read_genome,
     records,
+    records_and_lines,
 )
+from titans_genomics.use.vcf_write import annotated_header, annotated_line, indexed_vcf
 
 CONTEXT = 8192
 """Bases that are read around an allele, unless the model's memory begins anew sooner."""
@@ -45,6 +43,9 @@ KEYS = ("TITANS_LLR", "TITANS_DIST", "TITANS_SKIP", "TITANS_SKIPPED")
 
 BLOCK = 4096
 """Records whose alleles are scored at a time."""
+
+BLOCK_BYTES = 1 << 26
+"""Fewer, where their lines are longer together: those of very many samples."""
 
 
 def score_window(reader: Reader, context: int | None, after: int | None, share: int | None) -> Window:
@@ -113,13 +114,18 @@ def score_variants(
     window = score_window(reader, context, after, share)
     if not 0 <= max_mismatch <= 1:
         raise ValueError(f"max_mismatch {max_mismatch}: is a share, between 0 and 1")
-    _check_out(out, vcf)
+    if not out.name.endswith(".vcf.gz"):
+        raise ValueError(f"{out}: the output is a bgzipped VCF. Give a name that ends in .vcf.gz")
+    check_out(out, (vcf, fasta), "scored.vcf.gz")
     with open_vcf(vcf):
         pass  # before the genome is read
     genome = read_genome(fasta, reader)
     checked = check_vcf(vcf, genome, window.context // 2, max_mismatch)
     longest = max((len(genome.contigs[name]) for name in checked.contigs.values()), default=0)
-    header = annotated_header(checked, genome, _own_lines(reader, window, strands), KEYS)
+    try:
+        header = annotated_header(checked, genome, _own_lines(reader, window, strands), KEYS)
+    except ValueError as error:
+        raise ValueError(f"{vcf}: {error}") from None
     torch.set_flush_denormal(True)
     started = time.monotonic()
     with (
@@ -127,17 +133,17 @@ def score_variants(
         indexed_vcf(out, header, longest) as write,
         Progress(checked.scored, "alleles", f"scoring {vcf.name} with {reader.name}") as progress,
     ):
-        for block in _blocks(records(vcf, file)):
+        for block in _blocks(records_and_lines(vcf, file)):
             states = [
                 alleles_of(
                     record, genome, checked.contigs[record.contig], window.context // 2, f"{vcf}: record {number}"
                 )
-                for number, record in block
+                for number, record, _ in block
             ]
             own = [allele for found in states for allele in found if isinstance(allele, Allele)]
             scores = zip(*score_alleles(reader, genome.contigs, own, window, strands, progress), strict=True)
-            for (_, record), found in zip(block, states, strict=True):
-                write(_scored_line(record, found, scores))
+            for (_, _, line), found in zip(block, states, strict=True):
+                write(_scored_line(line, found, scores))
     seconds = time.monotonic() - started
     return {
         "records": checked.records,
@@ -151,26 +157,17 @@ def score_variants(
     }
 
 
-def _check_out(out: Path, vcf: Path) -> None:
-    if not out.name.endswith(".vcf.gz"):
-        raise ValueError(f"{out}: the output is a bgzipped VCF. Give a name that ends in .vcf.gz")
-    if out.exists() and vcf.exists() and out.samefile(vcf):
-        raise ValueError(f"{out}: is the input, too. Give another name")
-    check_folder(out)
-
-
-def check_folder(out: Path) -> None:
-    """Make the folder of a file that will be written. Raises ValueError where it cannot be."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out.parent}: cannot be made ({error.strerror}). Give another folder") from None
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"{out.parent}: cannot be written to. Give another folder")
-
-
-def _blocks(rows: Iterator[tuple[int, pysam.VariantRecord]]) -> Iterator[list[tuple[int, pysam.VariantRecord]]]:
-    while block := list(islice(rows, BLOCK)):
+def _blocks(
+    rows: Iterator[tuple[int, pysam.VariantRecord, str]],
+) -> Iterator[list[tuple[int, pysam.VariantRecord, str]]]:
+    block, size = [], 0
+    for row in rows:
+        block.append(row)
+        size += len(row[2])
+        if len(block) == BLOCK or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
         yield block
 
 
@@ -189,12 +186,10 @@ def _own_lines(reader: Reader, window: Window, strands: Strands) -> list[str]:
     ]
 
 
-def _scored_line(
-    record: pysam.VariantRecord, found: Sequence[Allele | str], scores: Iterator[tuple[float, float]]
-) -> str:
-    """The line of a record; ``scores`` gives those of its alleles that have one, in turn."""
+def _scored_line(line: str, found: Sequence[Allele | str], scores: Iterator[tuple[float, float]]) -> str:
+    """The line of a record with its scores; ``scores`` gives those of its alleles that have one, in turn."""
     if not found:
-        return annotated_line(record, {}, KEYS, skipped=False)
+        return annotated_line(line, {}, KEYS, skipped=False)
     own = [next(scores) if isinstance(allele, Allele) else None for allele in found]
     info = {}
     if any(own):
@@ -202,7 +197,7 @@ def _scored_line(
         info["TITANS_DIST"] = ",".join("." if score is None else f"{score[1]:.6g}" for score in own)
     if not all(own):
         info["TITANS_SKIP"] = ",".join(allele if isinstance(allele, str) else "." for allele in found)
-    return annotated_line(record, info, KEYS, skipped=not any(own))
+    return annotated_line(line, info, KEYS, skipped=not any(own))
 
 
 # ---------------------------------------------------------------------------------------------- labels
@@ -247,7 +242,7 @@ def evaluate_variants(
         No such file, field or column; no scores; labels of one kind only.
     """
     vcf = Path(vcf)
-    known = None if table is None else _label_table(Path(table), label)
+    known = None if table is None else label_table(Path(table), label)
     values: dict[str, int] = {**dict.fromkeys(negative, 0), **dict.fromkeys(positive, 1)}
     rows, without = [], {"label": 0, "score": 0}
     with open_vcf(vcf) as file:
@@ -259,9 +254,9 @@ def evaluate_variants(
         for number, record in records(vcf, file):
             for place, alt in enumerate(record.alts or ()):
                 if known is None:
-                    found = _label_of(record, label, place)
+                    found = label_of(record, label, place)
                 else:
-                    found = known.get((record.contig, record.pos, record.ref, alt))
+                    found = known.get(locus(record.contig, record.pos, record.ref, alt))
                 score = [record.info.get(key, (None,) * (place + 1))[place] for key in ("TITANS_LLR", "TITANS_DIST")]
                 without["label"] += found not in values
                 without["score"] += None in score and found in values
@@ -298,32 +293,3 @@ def _figures(score: np.ndarray, labels: np.ndarray, units: np.ndarray, resamples
     value = metrics_of("classification", outputs, labels)
     spread = bootstrap("classification", [outputs], labels, resamples, seed, units)
     return {metric: {"value": value[metric], "ci95": spread.get(metric)} for metric in ("auroc", "auprc")}
-
-
-def _label_of(record: pysam.VariantRecord, key: str, place: int) -> str | None:
-    """The label of an alternative allele in INFO: its own, or that of all; of a flag 1 where it stands and else 0."""
-    if record.header.info[key].type == "Flag":
-        return str(int(key in record.info))
-    found = record.info.get(key)
-    if isinstance(found, tuple):
-        found = found[place] if len(found) == len(record.alts) else found[0]
-    return None if found is None else f"{found:g}" if isinstance(found, float) else str(found)
-
-
-def _label_table(path: Path, label: str) -> dict[tuple[str, int, str, str], str]:
-    """Label by contig, position, REF and ALT."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table of labels")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        for column in ("chrom", "pos", "ref", "alt", label):
-            if column not in (rows.fieldnames or ()):
-                raise ValueError(
-                    f"{path}: no column {column!r} ({', '.join(rows.fieldnames or ())}). The columns are chrom, pos, ref, alt and the label, with tabs between"
-                )
-        try:
-            return {(row["chrom"], int(row["pos"]), row["ref"], row["alt"]): row[label] for row in rows}
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"{path}: row {rows.line_num - 1}: pos is not a whole number. Correct or remove it"
-            ) from None

@@ -20,6 +20,7 @@ from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.folder import MANIFEST
 from titans_genomics.data.store import TokenStore
 from titans_genomics.files import write_json, write_text
+from titans_genomics.use.output import check_out
 from titans_genomics.use.records import read_codes
 
 KS = tuple(range(1, 9))
@@ -33,6 +34,8 @@ LONG_ORF = 100
 
 TILE = 10_000
 """Bases of the genome that are taken together for the sample."""
+
+_NO_GENOME = "{}: neither a sequence file nor a token store"
 
 _PIECE = 1 << 22
 _START, _STOPS = 14, (48, 50, 56)  # ATG; TAA, TAG, TGA, as numbers of base 4
@@ -69,11 +72,10 @@ def compare(
     Raises
     ------
     FileNotFoundError, ValueError
-        A file that cannot be read, or holds fewer bases than the longest k-mer; k out of range.
+        A file that cannot be read, or holds fewer bases than the longest k-mer; k out of range; a report that is no .json.
     """
-    if not ks or not all(1 <= k <= 12 for k in ks):
-        raise ValueError(f"k {list(ks)}: must be from 1 to 12 bases")
-    out, rng, longest = Path(out), np.random.default_rng(seed), max(ks)
+    out = check(genome, out, ks)
+    rng, longest = np.random.default_rng(seed), max(ks)
     own = list(_stretches(Path(made)))
     bases = sum(map(len, own))
     train = list(_stretches(Path(genome)))
@@ -99,10 +101,24 @@ def compare(
             for name, (part, other) in sets.items()
         },
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out.with_suffix(".html"), page(result, lengths, windows))
     write_json(out, result)
     return result
+
+
+def check(genome: str | Path, out: str | Path, ks: Sequence[int] = KS) -> Path:
+    """What `compare` needs beside made sequences, so that it can be asked before they are made; makes the folder of ``out``.
+
+    Raises FileNotFoundError, ValueError, as `compare`.
+    """
+    if not ks or not all(1 <= k <= 12 for k in ks):
+        raise ValueError(f"k {list(ks)}: must be from 1 to 12 bases")
+    path = Path(genome)
+    if not path.is_file() and not (path / MANIFEST).is_file():
+        raise FileNotFoundError(_NO_GENOME.format(path))
+    if Path(out).suffix != ".json":
+        raise ValueError(f"{out}: the report's name must end in .json; its page has the same name with .html")
+    return check_out(out, (genome,))
 
 
 def _stretches(path: Path) -> Iterator[np.ndarray]:
@@ -114,7 +130,7 @@ def _stretches(path: Path) -> Iterator[np.ndarray]:
                 yield from (store.tokenizer.decode(tokens) for tokens in store.documents("train", source))
         return
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: neither a sequence file nor a token store")
+        raise FileNotFoundError(_NO_GENOME.format(path))
     for _, codes in read_codes(path):
         yield codes
 

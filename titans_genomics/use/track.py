@@ -26,7 +26,7 @@ from titans_genomics.files import write_json
 from titans_genomics.progress import Progress
 from titans_genomics.use.page import read_features, write_page
 from titans_genomics.use.reader import PIECE, Reader
-from titans_genomics.use.records import few_of
+from titans_genomics.use.records import few_of, one_based_habit, read_bed
 from titans_genomics.use.track_files import Figures, surprising, usual, write_column, write_intervals
 from titans_genomics.use.track_genome import Survey, survey
 from titans_genomics.use.track_parts import Parts, Reading, columns_of, read_contigs
@@ -89,6 +89,9 @@ def track(
         (name to file and mean), ``bits_per_base``, ``surprising`` (the intervals), ``bases_per_second`` of reading (None when
         nothing was left to read) and ``warnings``.
 
+    A genome without bases gives no bigWig files, because one without contigs cannot be read, and is warned of. tracks.json is
+    written last: as long as it is not there, the other files may be of an earlier run.
+
     Raises
     ------
     FileNotFoundError, ValueError
@@ -108,7 +111,14 @@ def track(
     surveyed = survey(fasta)
     lengths = _chosen(surveyed, contigs, fasta)
     masked, warnings = _masks(mask, surveyed, fasta)
+    total = sum(lengths.values())
+    if not total:
+        asked = "" if contigs is None else " in the contigs asked for"
+        warnings.append(
+            f"{fasta}: no bases to read{asked}; no bigWig is written, because one without contigs cannot be read"
+        )
     features = [] if annotation is None else read_features(Path(annotation), surveyed.lengths, fasta)
+    features = [feature for feature in features if feature.contig in lengths]
     out.mkdir(parents=True, exist_ok=True)
     reading = Reading(reader, columns, piece, length)
     stat = fasta.stat()
@@ -125,15 +135,16 @@ def track(
     }
     parts = Parts(out / ".parts", settings, columns, lengths)
     torch.set_flush_denormal(True)
-    total = sum(lengths.values())
     begun = time.monotonic()
     with Progress(total, "bases", f"reading {fasta.name} with {reader.name}") as progress:
         new = read_contigs(reading, fasta, parts, progress)
     seconds = time.monotonic() - begun
     scored = next((kind for kind in ("surprise", "bits") if any(c.kind == kind for c in columns)), None)
+    for name in ("tracks.json", "tracks.html"):  # they are of all files together, which are now replaced one by one
+        (out / name).unlink(missing_ok=True)
     written, levelled = [], False
     with Progress(total * len(columns), "bases", "writing tracks") as progress:
-        for index, column in enumerate(columns):
+        for index, column in enumerate(columns if total else ()):
             path = out / f"{column.name}.bw"
             expected = usual(parts, index, length, reader.model.config.chunk) if column.kind == "surprise" else None
             flat = flatten and expected is not None
@@ -142,7 +153,7 @@ def track(
                 parts, index, column, path, step, masked, column.kind == scored, expected, flat, progress
             )
             written.append(own)
-    if flatten and not levelled:
+    if flatten and total and not levelled:
         warnings.append(
             "flatten: too few stretches to tell what is usual, or no surprise asked for: nothing was divided"
         )
@@ -184,16 +195,13 @@ def _of_contig(name: str, size: int, bits: Figures | None) -> dict[str, Any]:
 def _chosen(surveyed: Survey, contigs: Sequence[str] | None, fasta: Path) -> dict[str, int]:
     """Name to length of the contigs to read, in file order. Raises ValueError."""
     if contigs is None:
-        chosen = dict(surveyed.lengths)
-    else:
-        absent = [name for name in contigs if name not in surveyed.lengths]
-        if absent:
-            raise ValueError(f"contig {absent[0]!r} is not in {fasta}, which has {few_of(surveyed.lengths)}")
-        wanted = set(contigs)
-        chosen = {name: length for name, length in surveyed.lengths.items() if name in wanted}
-    if not any(chosen.values()):
-        raise ValueError(f"{fasta}: no bases to read{'' if contigs is None else ' in the contigs asked for'}")
-    return chosen
+        return dict(surveyed.lengths)
+    absent = [name for name in contigs if name not in surveyed.lengths]
+    if absent:
+        few = few_of(surveyed.lengths) if surveyed.lengths else "none"
+        raise ValueError(f"contig {absent[0]!r} is not in {fasta}, which has {few}")
+    wanted = set(contigs)
+    return {name: length for name, length in surveyed.lengths.items() if name in wanted}
 
 
 def _masks(mask: Sequence[str | Path], surveyed: Survey, fasta: Path) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -206,11 +214,9 @@ def _masks(mask: Sequence[str | Path], surveyed: Survey, fasta: Path) -> tuple[d
         else:
             path = Path(entry)
             regions = read_regions(path)
-            starts = np.concatenate([own[:, 0] for own in regions.values()])
-            if path.suffix in (".bed", ".gz") and len(starts) >= 3 and (starts % 10 == 1).all():
-                warnings.append(
-                    f"{path}: every start ends in 1, as positions counted from 1 do; BED counts from 0. It was read as it stands"
-                )
+            habit = one_based_habit(read_bed(path)) if path.name.removesuffix(".gz").endswith(".bed") else ""
+            if habit:
+                warnings.append(f"{path}: {habit}")
             regions = fit_regions(regions, surveyed.lengths, path, fasta, "mask")
         for name, own in regions.items():
             found.setdefault(name, []).append(own)

@@ -151,19 +151,21 @@ def write_column(
             raise
 
     try:
+        covered, broken = -1, None
         try:
             pybigtools.open(str(temporary), "w").write(parts.contigs, chain.from_iterable(values()))
-        except BaseException as error:
-            errors.append(error)
-        if errors:
-            raise errors[0]
-        try:
             with pybigtools.open(str(temporary)) as written:
                 covered = written.info()["summary"]["basesCovered"]
-        except Exception:
-            covered = -1
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # on a full disk the library may panic, which is no Exception, or leave a file cut short
+            broken = error
+        if errors:
+            raise errors[0]
         if covered < sum(made.counts.values()):
-            raise OSError(f"{path}: could not be written: is the disk full, or the folder not writable?")
+            raise OSError(f"{path}: could not be written: is the disk full, or the folder not writable?") from broken
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,7 +49,9 @@ def _within(intervals: np.ndarray, first: int, last: int) -> np.ndarray:
 
 
 def survey(path: Path) -> Survey:
-    """Read a genome through once: errors show before the model reads for hours."""
+    """Read a genome through once: errors show before the model reads for hours. An empty file has no contigs."""
+    if path.is_file() and not path.stat().st_size:
+        return Survey({}, {}, {})
     lengths: dict[str, int] = {}
     found: dict[str, dict[str, list[np.ndarray]]] = {"unknown": {}, "soft": {}}
     current = ""

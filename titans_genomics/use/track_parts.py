@@ -2,7 +2,8 @@
 
 A part, NUMBER.rows, holds a row of float32 per token, a column per track. The columns "bits" and "entropy" of row i are of
 token i + 1, which the model was asked for there; those of surprise and gates are of token i itself. A part that is still
-being written is NUMBER.open: where the memory begins anew after a stretch, reading goes on at the last whole group of stretches.
+being written is NUMBER.open: where the memory begins anew after a stretch, reading goes on at the last whole group of stretches;
+where it never does, at NUMBER.state, the memory after the last of the rows that were written every `SAVED` tokens.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ import torch
 
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.files import write_json
+from titans_genomics.models.state import load_state, save_state
 from titans_genomics.progress import Progress
 from titans_genomics.tasks.sequences import token_budget
 from titans_genomics.training import next_token_nll
 from titans_genomics.use.reader import Reader
 from titans_genomics.use.surprise import listening, memories
 from titans_genomics.use.track_genome import open_genome, pieces
+
+SAVED = 1 << 18
+"""Tokens after which the memory is saved where it never begins anew."""
 
 OF_NEXT = ("bits", "entropy")
 OF_MEMORY = ("surprise", "alpha", "eta", "theta")
@@ -93,9 +98,9 @@ class Reading:
         self.bases = torch.from_numpy(np.maximum(tokenizer.bases, 1)).float().to(reader.device)
         self.state: Any = None
 
-    def begin(self) -> None:
-        """Forget what was read: a contig begins."""
-        self.state = self.reader.state(1)
+    def begin(self, kept: Path | None = None) -> None:
+        """A contig begins, or goes on with a memory that was kept: forget what was read."""
+        self.state = self.reader.state(1) if kept is None else load_state(self.reader.model, kept)
 
     @torch.inference_mode()
     def rows(self, tokens: np.ndarray, following: int | None) -> np.ndarray:
@@ -176,14 +181,20 @@ class Parts:
 
     def remove(self) -> None:
         """Delete the parts, and nothing else."""
-        for path in [*self.folder.glob("*.rows"), *self.folder.glob("*.open"), *self.folder.glob("*.counts")]:
-            path.unlink()
+        for suffix in ("rows", "open", "counts", "*.state"):
+            for path in self.folder.glob(f"*.{suffix}"):
+                path.unlink()
         (self.folder / "settings.json").unlink(missing_ok=True)
         self.folder.rmdir()
 
     def path(self, contig: str, suffix: str = "rows") -> Path:
         """Where the part of a contig is."""
         return self.folder / f"{self.numbers[contig]}.{suffix}"
+
+    def states(self, contig: str) -> dict[int, Path]:
+        """The memories that were kept of a contig that is being read, by how many rows were written before."""
+        found = self.folder.glob(f"{self.numbers[contig]}.*.state")
+        return {int(path.name.split(".")[1]): path for path in found}
 
     def values(self, contig: str, column: int, predicted: bool, at_once: int) -> Iterator[np.ndarray]:
         """The values of a column for each base in order, float32, ``at_once`` bases each time but the last.
@@ -237,9 +248,12 @@ def read_contigs(reading: Reading, genome: Path, parts: Parts, progress: Progres
 def _rows_to_keep(reading: Reading, parts: Parts, contig: str) -> int:
     """Rows of a part that is not whole from whose end reading can go on: the memory begins anew there."""
     path = parts.path(contig, "open")
-    if not reading.reader.tokenizer.plain or reading.stretch is None or not path.is_file():
+    if not reading.reader.tokenizer.plain or not path.is_file():
         return 0
-    return path.stat().st_size // (4 * parts.width) // reading.group * reading.group
+    rows = path.stat().st_size // (4 * parts.width)
+    if reading.stretch is not None:
+        return rows // reading.group * reading.group
+    return max((count for count in parts.states(contig) if count <= rows), default=0)
 
 
 class _Job:
@@ -253,7 +267,8 @@ class _Job:
         with parts.path(contig, "open").open("ab") as file:
             file.truncate(skip * 4 * parts.width)
         parts.path(contig, "counts").unlink(missing_ok=True)
-        reading.begin()
+        self.rows = self.saved = skip
+        reading.begin(parts.states(contig)[skip] if skip and reading.stretch is None else None)
 
     def feed(self, codes: np.ndarray) -> None:
         """More bases of the contig."""
@@ -281,9 +296,17 @@ class _Job:
         if not self.tokenizer.plain:
             self._append(self.tokenizer.bases[tokens].astype(np.uint16), "counts")
         os.replace(self.parts.path(self.contig, "open"), self.parts.path(self.contig))
+        for path in self.parts.states(self.contig).values():
+            path.unlink()
 
     def _read(self, tokens: np.ndarray, following: int | None) -> None:
         self._append(self.reading.rows(tokens, following), "open")
+        self.rows += len(tokens)
+        if self.reading.stretch is None and self.tokenizer.plain and self.rows - self.saved >= SAVED:
+            old, self.saved = list(self.parts.states(self.contig).values()), self.rows
+            save_state(self.reading.state, self.parts.path(self.contig, f"{self.rows}.state"))
+            for path in old:
+                path.unlink()
         self.progress.update(int(self.tokenizer.bases[tokens].sum()), note=self.contig)
 
     def _append(self, values: np.ndarray, suffix: str) -> None:

@@ -1,11 +1,11 @@
-"""VCF and BCF: read and checked against a genome, allele by allele, and written again with more INFO fields."""
+"""VCF and BCF: read, and checked against a genome, allele by allele."""
 
 from __future__ import annotations
 
-import os
+import gzip
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pysam
 
 from titans_genomics.data.alphabet import N, decode, encode
 from titans_genomics.data.bgzf import GZIP_MAGIC, check_bgzf_end, is_bgzf
-from titans_genomics.data.regions import _without_convention
+from titans_genomics.data.regions import without_convention
 from titans_genomics.use.alleles import Allele, normalised
 from titans_genomics.use.reader import Reader
 from titans_genomics.use.records import few_of, read_codes
@@ -30,8 +30,6 @@ SKIPPED = {
     "TOO_LONG": "longer than half the context",
 }
 """Why an allele is not scored, as INFO/TITANS_SKIP has it."""
-
-_TBI_LONGEST = 1 << 29  # bases of a contig that a .tbi index reaches
 
 
 @dataclass
@@ -55,7 +53,7 @@ class Genome:
         """The contig that another file calls ``other``; chr1 and 1, chrM and MT are the same. None: there is none."""
         if other in self.contigs:
             return other
-        alike = [name for name in self.contigs if _without_convention(name) == _without_convention(other)]
+        alike = [name for name in self.contigs if without_convention(name) == without_convention(other)]
         return alike[0] if len(alike) == 1 else None
 
 
@@ -66,7 +64,7 @@ def read_genome(path: str | Path, reader: Reader) -> Genome:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such FASTA file")
+        raise _no_file(path, "FASTA")
 
     contigs = dict(read_codes(path, reader.soft_mask))
     return Genome(path, contigs, dict(read_codes(path)) if reader.soft_mask == "n" else contigs)
@@ -157,7 +155,7 @@ def check_vcf(path: str | Path, genome: Genome, longest: int, max_mismatch: floa
 def open_vcf(path: Path) -> Iterator[pysam.VariantFile]:
     """A VCF or BCF file. Raises FileNotFoundError, ValueError."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such VCF or BCF file")
+        raise _no_file(path, "VCF or BCF")
     with path.open("rb") as raw:
         head = raw.read(18)
     if is_bgzf(head):
@@ -172,10 +170,13 @@ def open_vcf(path: Path) -> Iterator[pysam.VariantFile]:
             file = pysam.VariantFile(str(path))
         except (OSError, ValueError, NotImplementedError):
             raise ValueError(
-                f"{path}: not a VCF or BCF file, or one without a header. A VCF begins with ##fileformat=VCFv4.2 and has a line #CHROM POS ID REF ALT before its records"
+                f"{path}: not a VCF or BCF file, or one without a header or with a damaged one. A VCF begins with ##fileformat=VCFv4.2 and has a line #CHROM POS ID REF ALT before its records"
             ) from None
-        with file:
+        try:
             yield file
+        finally:
+            with suppress(OSError):  # of a damaged file, of which more was said before
+                file.close()
     finally:
         pysam.set_verbosity(before)
 
@@ -191,9 +192,34 @@ def records(path: Path, file: pysam.VariantFile) -> Iterator[tuple[int, pysam.Va
             return
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{path}: record {number} cannot be read ({' '.join(str(error).split())}): the file is damaged or cut short there. Copy or create it again"
+                f"{path}: record {number} cannot be read ({' '.join(str(error).split())}): the line is damaged, cut short or empty, or has too few columns. Correct it, or copy the file again"
             ) from None
         yield number, record
+
+
+def records_and_lines(path: Path, file: pysam.VariantFile) -> Iterator[tuple[int, pysam.VariantRecord, str]]:
+    """As `records`, and the line of each: that of the file itself, as htslib's rounds numbers and drops what it does not know; of a BCF htslib's.
+
+    What is not UTF-8 is in the line as surrogate escapes.
+    """
+    if file.format == "BCF":
+        for number, record in records(path, file):
+            yield number, record, str(record).rstrip("\n")
+        return
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP_MAGIC
+    with (gzip.open if packed else open)(path, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as text:
+        lines = (line.rstrip("\r\n") for line in text if not line.startswith("#"))
+        for (number, record), line in zip(records(path, file), lines, strict=True):
+            yield number, record, line
+
+
+def _no_file(path: Path, kind: str) -> OSError | ValueError:
+    if path.is_dir():
+        return ValueError(f"{path}: is a folder; give a {kind} file")
+    if path.exists():
+        return ValueError(f"{path}: is read more than once, so it cannot be a pipe. Give a {kind} file")
+    return FileNotFoundError(f"{path}: no such {kind} file")
 
 
 def _unsorted(at: str, path: Path) -> ValueError:
@@ -218,7 +244,8 @@ def alleles_of(record: pysam.VariantRecord, genome: Genome, contig: str, longest
     ``at`` names the record in messages. Raises ValueError for what no VCF may have.
     """
     codes, ref = genome.unmasked[contig], record.ref or ""
-    if record.start >= len(codes):
+    # a telomere, of which breakends tell, stands one base behind the last
+    if record.start >= len(codes) + all(map(_no_bases, record.alts or ())):
         raise ValueError(
             f"{at}: beyond the end of {contig}, which has {len(codes):,} bases in {genome.path}. Give the FASTA of the assembly that the variants were called on"
         )
@@ -264,67 +291,3 @@ def _scorable(allele: Allele, ref: np.ndarray, genome: Genome, longest: int) -> 
     if (genome.contigs[allele.contig][allele.start : allele.end] == N).any():
         return "MASKED"
     return normalised(allele, genome.unmasked[allele.contig])
-
-
-# --------------------------------------------------------------------------------------------- writing
-
-
-@contextmanager
-def indexed_vcf(path: Path, header: str, longest: int) -> Iterator[Callable[[str], None]]:
-    """A bgzipped VCF, which appears with its index when the block succeeds, and not at all when it fails.
-
-    Gives a function that writes one line. ``longest``: bases of the longest contig, beyond the reach of a .tbi index
-    the index is a .csi.
-    """
-    suffix = ".csi" if longest >= _TBI_LONGEST else ".tbi"
-    temporary = path.with_name(f".{path.name}.tmp")
-    index = temporary.with_name(temporary.name + suffix)
-    try:
-        with pysam.BGZFile(str(temporary), "w") as file:
-            file.write(header.encode())
-            yield lambda line: file.write(line.encode() + b"\n")
-        try:
-            check_bgzf_end(temporary)
-        except ValueError:
-            raise OSError("its end is missing") from None
-        pysam.tabix_index(
-            str(temporary), preset="vcf", force=True, keep_original=True, csi=suffix == ".csi", index=str(index)
-        )
-        for old in (".tbi", ".csi"):  # of an earlier file: no index is better than a wrong one
-            path.with_name(path.name + old).unlink(missing_ok=True)
-        os.replace(temporary, path)
-        os.replace(index, path.with_name(path.name + suffix))
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error}): is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        index.unlink(missing_ok=True)
-
-
-def annotated_header(checked: Checked, genome: Genome, own: Sequence[str], keys: Sequence[str]) -> str:
-    """The text of a header with ``own`` lines before the column names, in place of those of the INFO and FILTER ``keys``.
-
-    What records use and the header did not declare is declared; contigs without a length get it.
-    """
-    lines = []
-    for line in str(checked.header).splitlines():
-        if any(line.startswith((f"##INFO=<ID={key},", f"##FILTER=<ID={key},")) for key in keys):
-            continue
-        for name, contig in checked.contigs.items():
-            if line == f"##contig=<ID={name}>":
-                line = f"##contig=<ID={name},length={len(genome.contigs[contig])}>"
-        if line.startswith("#CHROM"):
-            lines.extend(own)
-        if line:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def annotated_line(record: pysam.VariantRecord, info: Mapping[str, str], keys: Sequence[str], skipped: bool) -> str:
-    """The line of a record with ``info`` in place of the INFO ``keys``; nothing else changes but FILTER, where it is ``skipped``."""
-    fields = str(record).rstrip("\n").split("\t")
-    filters = [name for name in fields[6].split(";") if name not in ("TITANS_SKIPPED", ".", *["PASS"] * skipped)]
-    fields[6] = ";".join(filters + ["TITANS_SKIPPED"] * skipped) or "."
-    kept = [entry for entry in fields[7].split(";") if entry != "." and entry.partition("=")[0] not in keys]
-    fields[7] = ";".join(kept + [f"{key}={value}" for key, value in info.items()]) or "."
-    return "\t".join(fields)

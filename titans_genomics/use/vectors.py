@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain
@@ -43,8 +43,6 @@ class Block:
 
 def check_format(out: Path) -> None:
     """Raise ValueError for a format that is not known, or a package that is not installed."""
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder; give the file to write")
     if out.suffix not in NEEDS:
         raise ValueError(f"{out}: the name must end in {', '.join(NEEDS)}, which says the format")
     for package in NEEDS[out.suffix]:
@@ -70,15 +68,29 @@ def writing(
     about : mapping
         How the vectors were made; kept in the file as JSON.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     kinds = {".parquet": Parquet, ".h5ad": AnnData}
     with replacing(out) as temporary:
-        writer = kinds.get(out.suffix, HDF5)(temporary, columns, vectors, width, dict(about))
+        writer = kinds.get(out.suffix, HDF5)(temporary, out, columns, vectors, width, dict(about))
         try:
             yield writer
-            writer.finish()
-        finally:
+            with _one_line(out):
+                writer.finish()
+        except BaseException:
+            # what could not be written cannot be closed properly either
+            with suppress(OSError, RuntimeError):
+                writer.close()
+            raise
+        with _one_line(out):
             writer.close()
+
+
+@contextmanager
+def _one_line(out: Path) -> Iterator[None]:
+    """Raise OSError, in one line, for what pyarrow and HDF5 say of a file that cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{out}: cannot be written ({' '.join(str(error).split())[:200]})") from None
 
 
 @dataclass
@@ -86,6 +98,7 @@ class Writer(ABC):
     """What takes rows and writes a group of them when there are enough."""
 
     path: Path
+    out: Path
     columns: Sequence[str]
     vectors: Sequence[str]
     width: int
@@ -101,7 +114,8 @@ class Writer(ABC):
         self._kept.append(block)
         self.rows += len(block)
         if sum(map(len, self._kept)) * self.width * len(self.vectors) * 4 >= GROUP:
-            self._flush()
+            with _one_line(self.out):
+                self._flush()
 
     def finish(self) -> None:
         """Write what is left."""
