@@ -17,16 +17,15 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.data_files import Facts, Files, Sizes
 from benchmarks.data_table import render
-from benchmarks.machine import commit, describe, installed
-from benchmarks.run import in_own_process, keep
+from benchmarks.machine import describe, installed
+from benchmarks.run import in_own_process, keep, taken
 from benchmarks.table import put_between
 from titans_genomics.progress import quantity
 
@@ -155,20 +154,14 @@ class Bench:
                     continue
                 if sum(r["took_s"] for r in before) > group.patience:
                     continue
-                load, start = os.getloadavg()[0], time.perf_counter()
-                found: dict[str, Any] = {"error": missing}
-                if not missing:
+                where = {"group": group.name, "side": side, "round": number}
+                if missing:
+                    record = {**where, **taken(lambda: {"error": missing})}
+                else:
                     store = self._store(group.store) if group.store else out
                     spec, facts = self._spec(side, file, store, group.repeat)
-                    start = time.perf_counter()
-                    found = checked({"amount": facts["amount"]} | measure(spec, self.threads), facts)
-                record = {
-                    **{"group": group.name, "side": side, "round": number},
-                    **({} if missing else {"longest": facts.get("longest")}),
-                    **found,
-                    **{"took_s": round(time.perf_counter() - start, 2), "load_before": load, "commit": commit()},
-                    "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                }
+                    found = taken(partial(self._measured, spec, facts))
+                    record = {**where, "longest": facts.get("longest"), **found}
                 self.results["runs"].append(record)
                 keep(self.results, self.path)
                 self.say(line(record))
@@ -176,6 +169,9 @@ class Bench:
         if group.disk:
             for file in group.sides.values():
                 self.files.drop(file)
+
+    def _measured(self, spec: dict[str, Any], facts: Facts) -> dict[str, Any]:
+        return checked({"amount": facts["amount"]} | measure(spec, self.threads), facts)
 
     def _missing_disk(self, group: Group) -> str:
         """Why a group cannot run here, or nothing."""

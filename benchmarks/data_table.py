@@ -6,7 +6,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from benchmarks.data_files import Sizes
-from benchmarks.table import number, rows
+from benchmarks.table import about, number, rows
 from titans_genomics.progress import quantity
 
 
@@ -168,19 +168,11 @@ def sides(figures: Figures) -> str:
 
 def render(results: dict[str, Any]) -> str:
     """All tables, the machine on top."""
-    figures, machine = Figures(results), results["machine"]
+    figures = Figures(results)
     full = results["sizes"] == Sizes()._asdict()
-    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
-    commits = ", ".join(sorted({r["commit"] for r in results["runs"]}))
-    load = max((r["load_before"] for r in results["runs"]), default=0.0)
-    about = (
-        f"{machine['processor']}; {machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB; "
-        f"{machine['system']}, huge pages {machine['huge_pages']}; Python {machine['python']}, {versions}; "
-        f"{machine['date']}; commit {commits}; highest load before a measurement {load:.1f}."
-    )
     sections = {
         "Ours beside other ways": comparisons(figures, full),
         "Memory": memory(figures, full),
         "Every figure": sides(figures),
     }
-    return "\n\n".join([about, *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])
+    return "\n\n".join([about(results), *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])

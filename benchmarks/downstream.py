@@ -17,12 +17,12 @@ import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, commit, describe
-from benchmarks.run import in_own_process, keep
+from benchmarks.machine import ROOT, describe
+from benchmarks.run import in_own_process, keep, taken
 from benchmarks.table import number, put_between, rows
 
 RESULTS = Path(__file__).parent / "results" / "downstream.json"
@@ -119,17 +119,8 @@ def run(quick: bool, path: Path, threads: int, rounds: int = 3) -> dict[str, Any
                         "sequences": size,
                         "batch": 32 if quick else 128,
                     }
-                    started = time.perf_counter()
-                    found = in_own_process("benchmarks.downstream", spec, env, LIMIT)
-                    record = {
-                        **spec,
-                        "round": number_,
-                        **found,
-                        "took_s": round(time.perf_counter() - started, 2),
-                        "load_before": os.getloadavg()[0],
-                        "commit": commit(),
-                        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                    }
+                    found = taken(partial(in_own_process, "benchmarks.downstream", spec, env, LIMIT))
+                    record = {**spec, "round": number_, **found}
                     results["runs"].append(record)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     keep(results, path)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def in_own_process(module: str, spec: dict[str, Any], env: dict[str, str], limit
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def taken(measurement: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a measurement found, with the seconds that all of it took, the load before it, the commit and the time of day."""
+    load, start = os.getloadavg()[0], time.perf_counter()
+    found = measurement()
+    took = round(time.perf_counter() - start, 2)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return {**found, "took_s": took, "load_before": load, "commit": commit(), "at": now}
 
 
 def first_to_die() -> None:
@@ -74,21 +84,9 @@ def run(
                         continue
                     if sum(r["took_s"] for r in before) > group.patience or any("error" in r for r in before):
                         continue
-                    load = os.getloadavg()[0]
-                    start = time.perf_counter()
-                    found = measure({**group.spec, "side": side}, allocator, threads)
-                    record = {
-                        "group": group.name,
-                        "side": side,
-                        "allocator": allocator,
-                        "round": number,
-                        "spec": group.spec,
-                        **found,
-                        "took_s": round(time.perf_counter() - start, 2),
-                        "load_before": load,
-                        "commit": commit(),
-                        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                    }
+                    found = taken(partial(measure, {**group.spec, "side": side}, allocator, threads))
+                    where = {"group": group.name, "side": side, "allocator": allocator, "round": number}
+                    record = {**where, "spec": group.spec, **found}
                     results["runs"].append(record)
                     keep(results, path)
                     say(line(record))

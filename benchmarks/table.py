@@ -255,24 +255,29 @@ def lengths(figures: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def render(results: dict[str, Any]) -> str:
-    """All tables, the machine on top."""
-    figures, machine = Figures(results), results["machine"]
+def about(results: dict[str, Any]) -> str:
+    """The machine, versions, commits and load of a results file."""
+    machine = results["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
     commits = ", ".join(sorted({r["commit"] for r in results["runs"]}))
     load = max((r["load_before"] for r in results["runs"]), default=0.0)
-    about = [
-        f"{machine['processor']}; {machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB; "
+    return (
+        f"{machine['processor']}; {machine['cores']} cores, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, {machine['memory_gb']} GB; "
         f"{machine['system']}, huge pages {machine['huge_pages']}; Python {machine['python']}, {versions}; "
-        f"{machine['date']}; commit {commits}; highest load before a measurement {load:.1f}.",
-    ]
+        f"{machine['date']}; commit {commits}; highest load before a measurement {load:.1f}."
+    )
+
+
+def render(results: dict[str, Any]) -> str:
+    """All tables, the machine on top."""
+    figures = Figures(results)
     sections = {
         "Ours against peers": comparisons(figures),
         "Distance to the limit": limit(figures),
         "Length": lengths(figures),
         "Every training figure": sides(figures),
     }
-    return "\n\n".join(about + [f"### {title}\n\n{text}" for title, text in sections.items() if text])
+    return "\n\n".join([about(results)] + [f"### {title}\n\n{text}" for title, text in sections.items() if text])
 
 
 def put_between(path: Path, mark: str, tables: str) -> None:

@@ -16,15 +16,14 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.machine import commit, describe
-from benchmarks.run import in_own_process, keep
-from benchmarks.table import number, put_between, rows
+from benchmarks.machine import describe
+from benchmarks.run import in_own_process, keep, taken
+from benchmarks.table import about, number, put_between, rows
 from benchmarks.text_measure import BUILD, PEER, TRANSFORMER
 
 RESULTS = Path(__file__).parent / "results" / "text.json"
@@ -86,12 +85,9 @@ def run(
             for side in sides:
                 if any((r["batch"], r["round"], r["side"]) == (batch, turn, side) for r in results["runs"]):
                     continue
-                load, start = os.getloadavg()[0], time.perf_counter()
-                found = in_own_process("benchmarks.text_measure", spec_of(side, turn, sizes, batch), env, LIMIT)
-                record = {
-                    "side": side, "batch": batch, "round": turn, **found, "took_s": round(time.perf_counter() - start, 1),
-                    "load_before": load, "commit": commit(), "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                }  # fmt: skip
+                spec = spec_of(side, turn, sizes, batch)
+                found = taken(partial(in_own_process, "benchmarks.text_measure", spec, env, LIMIT))
+                record = {"side": side, "batch": batch, "round": turn, **found}
                 results["runs"].append(record)
                 keep(results, path)
                 say(line(record))
@@ -138,15 +134,8 @@ class Figures:
 
 def render(results: dict[str, Any]) -> str:
     """All tables, the machine on top."""
-    figures, machine, sizes = Figures(results), results["machine"], Sizes(**results["sizes"])
-    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
-    commits = ", ".join(sorted({r["commit"] for r in results["runs"]}))
-    load = max((r["load_before"] for r in results["runs"]), default=0.0)
-    about = (
-        f"{machine['processor']}; {machine['cores']} cores, 1 thread, {machine['memory_gb']} GB; {machine['system']}; Python "
-        f"{machine['python']}, {versions}; {machine['date']}; commit {commits}; highest load before a measurement {load:.1f}. "
-        f"Width {SHAPE['width']}, {SHAPE['heads']} heads, {SHAPE['layers']} layers; seconds are processor time."
-    )
+    figures, sizes = Figures(results), Sizes(**results["sizes"])
+    told = f"{about(results)} Width {SHAPE['width']}, {SHAPE['heads']} heads, {SHAPE['layers']} layers; seconds are processor time."
     near, far = (sizes.lengths[1] if len(sizes.lengths) > 1 else sizes.lengths[0]), sizes.lengths[-1]
     columns = [f"{n:,}" for n in sizes.lengths]
 
@@ -169,7 +158,7 @@ def render(results: dict[str, Any]) -> str:
         "Of it what is remembered, MB": table("state_mb", 2),
         "Beside titans-pytorch and the Transformer": ratios(figures, sizes, near),
     }
-    return "\n\n".join([about, *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])
+    return "\n\n".join([told, *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])
 
 
 def ratios(figures: Figures, sizes: Sizes, near: int) -> str:

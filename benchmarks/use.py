@@ -19,14 +19,13 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.machine import ROOT, commit, describe, installed
-from benchmarks.run import in_own_process, keep
+from benchmarks.machine import ROOT, describe, installed
+from benchmarks.run import in_own_process, keep, taken
 from benchmarks.table import put_between
 from benchmarks.use_table import PLAIN, SUBSTITUTIONS, figure, render
 
@@ -191,14 +190,10 @@ def run(
                 before = [r for r in results["runs"] if (r["group"], r["side"]) == (group.name, side)]
                 if any(r["round"] == number or "error" in r for r in before):
                     continue
-                load, start = os.getloadavg()[0], time.perf_counter()
                 spec = {**group.spec, "side": side, "run": str(model.resolve()), "scratch": str(scratch)}
-                found = in_own_process("benchmarks.use_measure", spec, env, LIMIT)
-                record = {
-                    "group": group.name, "side": side, "round": number, "unit": group.unit, "spec": group.spec, **found,
-                    "took_s": round(time.perf_counter() - start, 1), "load_before": load, "commit": commit(),
-                    "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-                }  # fmt: skip
+                found = taken(partial(in_own_process, "benchmarks.use_measure", spec, env, LIMIT))
+                where = {"group": group.name, "side": side, "round": number}
+                record = {**where, "unit": group.unit, "spec": group.spec, **found}
                 results["runs"].append(record)
                 keep(results, path)
                 say(line(record))

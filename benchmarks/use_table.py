@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from benchmarks.table import number, rows
+from benchmarks.table import about, number, rows
 from titans_genomics.progress import quantity
 
 PLAIN = "two passes per variant and strand"
@@ -175,19 +175,12 @@ def sides(figures: Figures) -> str:
 
 def render(results: dict[str, Any]) -> str:
     """All tables, the machine on top."""
-    figures, machine, model = Figures(results), results["machine"], results["model"]
+    figures, model = Figures(results), results["model"]
     full = not results["quick"]
-    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
-    commits = ", ".join(sorted({r["commit"] for r in results["runs"]}))
-    load = max((r["load_before"] for r in results["runs"]), default=0.0)
-    about = (
-        f"{machine['processor']}; {machine['cores']} cores, {machine['threads']} thread{'s' * (machine['threads'] != 1)}, {machine['memory_gb']} GB; {machine['system']}; "
-        f"Python {machine['python']}, {versions}; {machine['date']}; commit {commits}; highest load before a measurement {load:.1f}. "
-        f"The model of {model['run']}, {model['parameters']:,} parameters, {model['step']} steps, sha256 {model['sha256'][:12]}."
-    )
+    told = f"{about(results)} The model of {model['run']}, {model['parameters']:,} parameters, {model['step']} steps, sha256 {model['sha256'][:12]}."
     sections = {
         "Beside the plain way": comparisons(figures, full),
         "Length": lengths(figures, full),
         "Every use": sides(figures),
     }
-    return "\n\n".join([about, *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])
+    return "\n\n".join([told, *(f"### {title}\n\n{text}" for title, text in sections.items() if text)])
