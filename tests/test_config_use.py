@@ -58,6 +58,14 @@ def test_the_same_genome_is_read_anew_with_another_memory_or_annotation():
     assert use.made("memorize") == ["one/memory.safetensors"]
 
 
+@pytest.mark.parametrize(("memory", "file"), [("b", "use/b/memory.safetensors"), ("m.safetensors", "m.safetensors")])
+def test_what_is_generated_begins_with_a_memory(memory, file):
+    use = config({"samples": SAMPLES, "generate": {"memory": memory}}).use
+    assert use.memory(None, "use") == [file]
+    assert "--memory" not in use.options("generate")  # the workflow adds the file
+    assert ("use.generate.memory", Path(file)) in use.files() or memory == "b"
+
+
 def test_memories_of_samples_and_files():
     use = config({"samples": SAMPLES}).use
     assert [use.memory(name, "use") for name in ("a", "b", "reads")] == [
@@ -169,9 +177,47 @@ def test_a_sheet_that_is_not_there():
     refused({"samples": "none.tsv"}, r"none\.tsv: no such sample sheet \(use\.samples")
 
 
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        ({"samples": [{"sample": "a", "fasta": "a.fa", "labels": "l.tsv"}]}, "labels are those of variants"),
+        ({"score_variants": {"context": 64, "after": 64}}, "after 64 must be below context 64"),
+        (
+            {"score_variants": {"positive": ["x", "y"], "negative": ["y"]}},
+            "'y' stands under positive and under negative",
+        ),
+        ({"device": "tpu"}, r"use\.device: String should match"),
+        (
+            {"generate": {"memory": "reads"}, "samples": SAMPLES},
+            "generate begins with the memory of 'reads', which has no",
+        ),
+    ],
+    ids=["labels alone", "nothing before", "both classes", "device", "memory of reads"],
+)
+def test_what_does_not_go_together_is_refused(use, words):
+    refused(use, words)
+
+
 def test_a_memory_needs_a_genome():
     samples = [{"sample": "a", "sequences": "a.fq"}, {"sample": "b", "fasta": "b.fa", "memory": "a"}]
     refused({"samples": samples}, "'b' begins with the memory of 'a', which has no fasta to memorise")
+
+
+@pytest.mark.parametrize("name", ["generated.fa", "generated.json", "generated.html"])
+def test_no_sample_is_named_as_a_file_of_generate(name):
+    refused({"samples": [{"sample": name, "fasta": "a.fa"}]}, rf"cannot be named '{name}'.*; rename it")
+
+
+@pytest.mark.parametrize(("reads", "needed"), [("r.cram", ["a.fa"]), ("R.CRAM", ["a.fa"]), ("r.bam", [])])
+def test_reads_of_a_cram_need_its_genome(reads, needed):
+    sample = {"sample": "a", "sequences": reads}
+    assert config({"samples": [sample | {"fasta": "a.fa"}]}).use.reference("a") == needed
+    if needed:
+        refused({"samples": [sample]}, "sample 'a': a CRAM needs the genome of its reads; name it under fasta")
+
+
+def test_layers_are_counted_from_0():
+    refused({"embed": {"layers": [1, -1]}}, r"use\.embed\.layers\.1: Input should be greater than or equal to 0")
 
 
 # -------------------------------------------------------------------------------------------- the whole run

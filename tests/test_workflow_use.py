@@ -23,7 +23,7 @@ SETTINGS = {
         "score_variants": {"context": 128, "label": "CLASS", "positive": ["x"], "negative": ["y", "z"]},
         "tracks": {"tracks": ["bits", "surprise"], "step": 5},
         "embed": {"layers": [1, 2], "picture": "pca"},
-        "generate": {"length": 300, "count": 2, "prompt": "b.fa", "genome": "a.fa"},
+        "generate": {"length": 300, "count": 2, "prompt": "b.fa", "genome": "a.fa", "memory": "a"},
     },
 }
 SHEET = """sample,fasta,vcf,loci,bed,sequences,annotation,memory,test
@@ -58,6 +58,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def said(place):
+    """All targets, where an earlier run with other tracks and more vectors left files that are no output of the rules."""
+    made = place / "results" / "used" / "use" / "a"
+    (made / "tracks").mkdir(parents=True)
+    for stale in ("tracks/entropy.bw", "vectors.svg"):
+        (made / stale).write_text("")
     return snakemake(place, "generate", "use", config="use.yaml")
 
 
@@ -109,6 +114,12 @@ def test_memory_of_another_sample_changes_its_tracks_and_its_own_does_not_begin_
     assert tested["path"] == "b.fa"
 
 
+def test_a_job_depends_on_all_that_its_model_is_read_with(place, said):
+    (job,) = jobs(said, "score_sample")
+    for file in ("train/titans/model.safetensors", "tokens/tokenizer.json", "evaluate/evaluate.json"):
+        assert f"trained/{file}" in job["text"].split("output:")[0]
+
+
 def test_what_is_made_is_not_made_again(place, said):
     assert ran(snakemake(place, "use", "generate", config="use.yaml")) == set()
     again = snakemake(place, "use", "--dry-run", "--config", "use={tracks: {step: 1}}", config="use.yaml")
@@ -134,6 +145,7 @@ def test_what_is_missing_is_said_before_anything_runs(place):
     for use, words in (
         ({"samples": [{"sample": "a", "fasta": "none.fa"}]}, "use.samples.a.fasta: none.fa does not exist"),
         ({"name": "mac"}, "trained/train/mac/model.safetensors does not exist"),
+        ({"generate": {"prompt": "{x}"}}, "use.generate.prompt: {x}: Snakemake takes braces for wildcards"),
         ({}, "use.samples: no sample names a fasta, and tracks needs one"),
     ):
         config.write_text(yaml.safe_dump({"run": "bad", "use": {"model": "trained"} | use}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +18,10 @@ class UseSample(Section):
     sample: Name = Field(description="name in the results")
     fasta: Path | None = Field(None, description="the genome: FASTA, plain or gzip")
     vcf: Path | None = Field(None, description="variants to score, VCF or BCF")
+    labels: Path | None = Field(
+        None,
+        description="table of their labels (TSV: chrom, pos, ref, alt and the label), where these are not in the VCF",
+    )
     loci: Path | None = Field(None, description="BED of loci whose every substitution is scored")
     bed: Path | None = Field(None, description="BED of intervals to embed")
     sequences: Path | None = Field(None, description="records or reads to embed: FASTA, FASTQ, BAM or CRAM")
@@ -36,12 +40,17 @@ class UseSample(Section):
     def _files_agree(self) -> UseSample:
         if self.fasta is None:
             lonely = next(
-                (key for key in ("vcf", "loci", "bed", "annotation", "mask", "test") if getattr(self, key)), None
+                (key for key in ("vcf", "labels", "loci", "bed", "annotation", "mask", "test") if getattr(self, key)),
+                None,
             )
             if lonely is not None:
                 raise ValueError(f"sample {self.sample!r}: {lonely} needs a genome; name it under fasta")
             if self.sequences is None:
                 raise ValueError(f"sample {self.sample!r}: nothing to read; name a genome under fasta, or sequences")
+            if self.sequences.suffix.lower() == ".cram":
+                raise ValueError(f"sample {self.sample!r}: a CRAM needs the genome of its reads; name it under fasta")
+        if self.labels is not None and self.vcf is None:
+            raise ValueError(f"sample {self.sample!r}: labels are those of variants; name them under vcf")
         if self.bed is not None and self.sequences is not None:
             raise ValueError(f"sample {self.sample!r}: bed and sequences are both embedded; make two samples of them")
         return self
@@ -52,7 +61,9 @@ class UseSample(Section):
         return [(key, path) for key, path in found if path is not None]
 
 
-_FILES = ("fasta", "vcf", "loci", "bed", "sequences", "annotation", "mask", "test")
+_GENERATED = ("generated.fa", "generated.json", "generated.html")
+
+_FILES = ("fasta", "vcf", "labels", "loci", "bed", "sequences", "annotation", "mask", "test")
 
 _SHEET = Columns(
     ("sample", *_FILES, "memory"),
@@ -77,10 +88,21 @@ class ScoreConfig(Section):
         0.01, description="largest share of records whose reference allele is not in the genome"
     )
     label: str | None = Field(
-        None, min_length=1, description="INFO key that labels the records; null: no evaluation against labels"
+        None,
+        min_length=1,
+        description="INFO key, or column of the table of labels, that labels the records; null: no evaluation against labels",
     )
     positive: tuple[str, ...] = Field(("1",), min_length=1, description="its values for class 1")
     negative: tuple[str, ...] = Field(("0",), min_length=1, description="its values for class 0")
+
+    @model_validator(mode="after")
+    def _window_and_classes(self) -> ScoreConfig:
+        if self.context is not None and self.after is not None and self.after >= self.context:
+            raise ValueError(f"after {self.after} must be below context {self.context}")
+        both = set(self.positive) & set(self.negative)
+        if both:
+            raise ValueError(f"{min(both)!r} stands under positive and under negative; a value is of one class")
+        return self
 
 
 class TracksConfig(Section):
@@ -103,7 +125,7 @@ class EmbedConfig(Section):
 
     format: Literal["parquet", "h5", "h5ad"] = Field("parquet", description="Parquet, HDF5 or AnnData")
     per: Literal["sequence", "position"] = Field("sequence", description="one vector per sequence, or per token")
-    layers: tuple[int, ...] | None = Field(
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="after which blocks, 0 is the token embedding; null: the last"
     )
     pooling: Literal["mean", "last"] = Field("mean", description="how a sequence becomes one vector")
@@ -122,6 +144,9 @@ class GenerateConfig(Section):
     top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0: all")
     top_p: Fraction = Field(1.0, description="only the likeliest tokens of this share together")
     seed: int = Field(0, ge=0, description="the same seed gives the same sequences")
+    memory: str | None = Field(
+        None, min_length=1, description="what it begins with: a sample, whose genome is memorised first, or a file"
+    )
     genome: Path | None = Field(
         None, description="sequence file that they are compared with; null: what the model was trained on"
     )
@@ -145,7 +170,12 @@ class UseConfig(Section):
     samples: tuple[UseSample, ...] = Field(
         (), description="genomes and files, as a list or the path of a sample sheet (TSV, CSV) with these columns"
     )
-    strands: Literal["both", "given"] = Field("both", description="average both strands, or read as given")
+    device: str | None = Field(
+        None, pattern=r"^(cpu|cuda)(:\d+)?$", description="cpu, cuda or cuda:1; null: a GPU if there is one"
+    )
+    strands: Literal["both", "given"] = Field(
+        "both", description="variants, vectors and memories: average both strands, or read as given"
+    )
     stretch: int | None = Field(
         None,
         ge=0,
@@ -184,9 +214,14 @@ class UseConfig(Section):
         if twice is not None:
             raise ValueError(f"use.samples: the sample {twice!r} stands here twice; give each a name of its own")
         for entry in self.samples:
-            if entry.memory in counted and self.sample(entry.memory).fasta is None:
+            if entry.sample in _GENERATED:
                 raise ValueError(
-                    f"use.samples: {entry.sample!r} begins with the memory of {entry.memory!r}, which has no fasta to memorise"
+                    f"use.samples: a sample cannot be named {entry.sample!r}: `generate` writes a file of that name; rename it"
+                )
+        for what, begin in [*((repr(s.sample), s.memory) for s in self.samples), ("generate", self.generate.memory)]:
+            if begin in counted and self.sample(begin).fasta is None:
+                raise ValueError(
+                    f"use.samples: {what} begins with the memory of {begin!r}, which has no fasta to memorise"
                 )
         return self
 
@@ -197,18 +232,16 @@ class UseConfig(Section):
     def files(self) -> list[tuple[str, Path]]:
         """Every file that must be there, with its key."""
         names = {entry.sample for entry in self.samples}
+        kept = [(f"use.samples.{entry.sample}.memory", entry.memory) for entry in self.samples]
+        kept.append(("use.generate.memory", self.generate.memory))
         found = [(f"use.samples.{entry.sample}.{key}", path) for entry in self.samples for key, path in entry.files()]
         if self.generate.genome is not None:
             found.append(("use.generate.genome", self.generate.genome))
-        return found + [
-            (f"use.samples.{entry.sample}.memory", Path(entry.memory))
-            for entry in self.samples
-            if entry.memory is not None and entry.memory not in names
-        ]
+        return found + [(key, Path(file)) for key, file in kept if file is not None and file not in names]
 
-    def memory(self, name: str, folder: str) -> list[str]:
-        """The memory that a sample's readings begin with, one file or none; ``folder`` holds those of samples."""
-        begin = self.sample(name).memory
+    def memory(self, name: str | None, folder: str) -> list[str]:
+        """The memory that a sample's readings (of None: `generate`) begin with, one file or none; ``folder`` holds those of samples."""
+        begin = self.generate.memory if name is None else self.sample(name).memory
         if begin is None:
             return []
         return [f"{folder}/{begin}/memory.safetensors" if any(begin == s.sample for s in self.samples) else begin]
@@ -221,7 +254,11 @@ class UseConfig(Section):
     def reference(self, name: str) -> list[str]:
         """The genome that the reads of a CRAM were aligned to, one or none."""
         sample = self.sample(name)
-        return self.given(name, "fasta") if sample.sequences is not None and sample.sequences.suffix == ".cram" else []
+        return (
+            self.given(name, "fasta")
+            if sample.sequences is not None and sample.sequences.suffix.lower() == ".cram"
+            else []
+        )
 
     def embedded(self, name: str) -> Path | None:
         """What `embed` reads of a sample."""
@@ -243,7 +280,7 @@ class UseConfig(Section):
             No sample has what the target needs.
         """
         if target == "generate":
-            return ["generated.fa"]
+            return [_GENERATED[0]]
         column, file = USES[target]
         chosen = [s for s in self.samples if getattr(s, column) or (target == "embed" and s.fasta)]
         if target == "tracks":  # those that a second sample would only repeat
@@ -293,7 +330,7 @@ class UseConfig(Section):
                 "per": self.embed.per, "layer": self.embed.layers, "pooling": self.embed.pooling,
                 "method": self.embed.picture, "strands": self.strands, "stretch": self.stretch,
             },
-            "generate": self.generate.model_dump() | {"stretch": self.stretch},
+            "generate": self.generate.model_dump(exclude={"memory"}) | {"stretch": self.stretch},
             "memorize": {"how": self.memorize.how, "strands": self.strands, "stretch": self.stretch or None},
         }[command]  # fmt: skip
         return [word for key, value in given.items() for word in _option(key, value)]

@@ -16,7 +16,12 @@ if not config:
 try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)) or "--config")
     check_run(CONFIG)
-    for key, path in [("results", CONFIG.results), ("downstream.folder", CONFIG.downstream.folder), *CONFIG.files()]:
+    paths = [
+        ("results", CONFIG.results),
+        ("downstream.folder", CONFIG.downstream.folder),
+        ("use.model", CONFIG.use.model),
+    ]
+    for key, path in [*paths, ("use.generate.prompt", CONFIG.use.generate.prompt), *CONFIG.files()]:
         if re.search("[{}]", str(path)):
             raise ValueError(f"{key}: {path}: Snakemake takes braces for wildcards. Rename it, or give a link to it")
     for source in (
@@ -33,14 +38,22 @@ DOWNLOADS = [source.label for source in SOURCES if source.url]
 TASK_FILES = {
     task: [path for key, path in CONFIG.files() if key.split(".")[0] == task] for task in ("niah", "states", "forecast")
 }
-# The model of the section `use`: another run's as it is, or this run's, evaluated too, which says how it is to be read.
+# The model of the section `use`: another run's as it is, with what is there of how it is to be read, or this run's, evaluated too.
 USED = f"{RUN}/use"
 USED_RUN = (CONFIG.use.model or CONFIG.folder).as_posix()
 USED_MODEL = [f"{USED_RUN}/train/{CONFIG.use.name}/model.safetensors"]
 if CONFIG.use.model is None:
     USED_MODEL += [f"{RUN}/tokens.done", f"{RUN}/evaluate/evaluate.json"]
+else:
+    beside = [
+        f"{USED_RUN}/{file}" for file in ("tokens/tokenizer.json", "tokens/manifest.json", "evaluate/evaluate.json")
+    ]
+    USED_MODEL += [file for file in beside if Path(file).is_file()]
 USED_OPTIONS = [f"--model={USED_RUN}", f"--name={CONFIG.use.name}"]
 GPUS = CONFIG.train.devices if CONFIG.train.accelerator == "gpu" else 0
+if CONFIG.use.device is not None:
+    USED_OPTIONS.append(f"--device={CONFIG.use.device}")
+USED_GPU = min(GPUS, 1) if CONFIG.use.device is None else int(CONFIG.use.device != "cpu")
 
 # `titans-genomics` is found beside the Python that runs Snakemake, also when its environment is not activated.
 shell.prefix(f'set -euo pipefail; export PATH="$PATH":{shlex.quote(str(Path(sys.executable).parent))}; ')

@@ -30,7 +30,7 @@ rule score_sample:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
         memory=lambda wildcards, input: [f"--memory={file}" for file in input.memory],
@@ -42,7 +42,8 @@ rule score_sample:
 
 rule evaluate_sample:
     input:
-        f"{USED}/{{sample}}/scored.vcf.gz",
+        vcf=f"{USED}/{{sample}}/scored.vcf.gz",
+        table=lambda wildcards: CONFIG.use.given(wildcards.sample, "labels"),
     output:
         report(f"{USED}/{{sample}}/variants.json", category="Variants"),
     log:
@@ -53,9 +54,10 @@ rule evaluate_sample:
     resources:
         mem_mb=2000,
     params:
+        table=lambda wildcards, input: [f"--table={file}" for file in input.table],
         options=CONFIG.use.options("evaluate-variants"),
     shell:
-        "titans-genomics evaluate-variants --vcf {input:q} {params.options:q} --out {output:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics evaluate-variants --vcf {input.vcf:q} {params.table:q} {params.options:q} --out {output:q} 2>&1 | tee -i {log:q}"
 
 
 rule saturate_sample:
@@ -76,7 +78,7 @@ rule saturate_sample:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
         memory=lambda wildcards, input: [f"--memory={file}" for file in input.memory],
@@ -106,7 +108,7 @@ rule track_sample:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
         memory=lambda wildcards, input: [f"--memory={file}" for file in input.memory],
@@ -114,7 +116,8 @@ rule track_sample:
         folder=f"{USED}/{{sample}}/tracks",
         options=CONFIG.use.options("track"),
     shell:
-        "titans-genomics track {params.model:q} {params.memory:q} {params.options:q} {params.files:q} --fasta {input.fasta:q} "
+        # of a run with other tracks
+        "rm -f {params.folder:q}/*.bw; titans-genomics track {params.model:q} {params.memory:q} {params.options:q} {params.files:q} --fasta {input.fasta:q} "
         "--out {params.folder:q} 2>&1 | tee -i {log:q}"
 
 
@@ -137,15 +140,17 @@ rule embed_sample:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
         memory=lambda wildcards, input: [f"--memory={file}" for file in input.memory],
         files=lambda wildcards, input: [f"--{key}={file}" for key in ("bed", "reference") for file in input.get(key)],
+        drawing=f"{USED}/{{sample}}/vectors.svg",
         picture=[f"--picture={USED}/{{sample}}/vectors.svg"] if CONFIG.use.embed.picture else [],
         options=CONFIG.use.options("embed"),
     shell:
-        "titans-genomics embed {params.model:q} {params.memory:q} {params.options:q} {params.files:q} {params.picture:q} --out {output:q} "
+        # of other vectors
+        "rm -f {params.drawing:q}; titans-genomics embed {params.model:q} {params.memory:q} {params.options:q} {params.files:q} {params.picture:q} --out {output:q} "
         "-- {input.sequences:q} 2>&1 | tee -i {log:q}"
 
 
@@ -166,7 +171,7 @@ rule memorize_sample:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
         test=lambda wildcards, input: [f"--test={file}" for file in input.test],
@@ -180,6 +185,7 @@ rule generate:
     input:
         model=USED_MODEL,
         files=CONFIG.use.compared,
+        memory=CONFIG.use.memory(None, USED),
     output:
         fasta=f"{USED}/generated.fa",
         summary=f"{USED}/generated.json",
@@ -193,12 +199,13 @@ rule generate:
     threads: 8
     resources:
         mem_mb=8000,
-        gpu=min(GPUS, 1),
+        gpu=USED_GPU,
     params:
         model=USED_OPTIONS,
+        memory=lambda wildcards, input: [f"--memory={file}" for file in input.memory],
         options=CONFIG.use.options("generate"),
     shell:
-        "titans-genomics generate {params.model:q} {params.options:q} --out {output.fasta:q} --report {output.summary:q} 2>&1 | tee -i {log:q}"
+        "titans-genomics generate {params.model:q} {params.memory:q} {params.options:q} --out {output.fasta:q} --report {output.summary:q} 2>&1 | tee -i {log:q}"
 
 
 for target in USES:
