@@ -130,6 +130,15 @@ def test_help_and_the_snakefile_need_no_heavy_imports(module):
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["use.run", "use.track", "use.score_variants", "evaluation", "tasks.needle"])
+def test_reading_with_a_model_needs_nothing_of_training(module):
+    """Lightning alone would take as long to import as a small genome to read."""
+    heavy = ("lightning", "torchmetrics", "wandb", "transformers", "matplotlib", "torch._dynamo")
+    code = f"import sys, titans_genomics.{module}; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_snakefile_stays_a_table_of_contents():
     assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
     rules = "\n".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))

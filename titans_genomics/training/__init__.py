@@ -1,5 +1,9 @@
 """Next-token training with Lightning: one function to train, one to load what was trained."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from titans_genomics.training.export import (
     build_model,
     check_model,
@@ -7,8 +11,11 @@ from titans_genomics.training.export import (
     model_config,
     with_vocabulary,
 )
-from titans_genomics.training.fit import train
-from titans_genomics.training.module import NextToken, next_token_nll, scored_bases
+from titans_genomics.training.loss import next_token_nll, scored_bases
+
+if TYPE_CHECKING:
+    from titans_genomics.training.fit import train
+    from titans_genomics.training.module import NextToken
 
 __all__ = [
     "NextToken",
@@ -21,3 +28,16 @@ __all__ = [
     "train",
     "with_vocabulary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import, and only training needs it
+    if name == "train":
+        from titans_genomics.training.fit import train
+
+        return train
+    if name == "NextToken":
+        from titans_genomics.training.module import NextToken
+
+        return NextToken
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
