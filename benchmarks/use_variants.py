@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pysam
 import torch
+import torch.nn.functional as F
 
 from benchmarks.data_task import Spec, Task
 from benchmarks.machine import ROOT
@@ -146,7 +147,8 @@ def two_passes(reader: Reader, codes: np.ndarray, changes: list[Change], context
         tokens, ends = padded([rows[i] for i in batch])
         tokens = tokens.to(reader.device)
         hidden, _ = reader.model.embed(tokens, reader.state(len(tokens)))
-        log_p = reader.model.head(hidden[:, :-1]).double().log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+        logits = F.linear(hidden[:, :-1].double(), reader.model.head.weight.double())
+        log_p = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
         for row, (i, end) in enumerate(zip(batch.tolist(), ends.tolist(), strict=True)):
             found[i] = float(log_p[row, : end - 1].sum()), hidden[row, since[i] : end].double().mean(0).cpu().numpy()
     pairs = [(found[i][0] - found[i + 1][0], np.linalg.norm(found[i][1] - found[i + 1][1])) for i in range(0, len(rows), 2)]  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from titans_genomics.data.alphabet import reverse_complement
@@ -293,8 +294,10 @@ def _log_p(reader: Reader, hidden: Tensor, targets: Tensor) -> np.ndarray:
     if not hidden.shape[1]:
         return np.zeros(targets.shape)
     scored = torch.from_numpy(reader.tokenizer.scored).to(reader.device)
-    # in double precision, as differences of sums over hundreds of tokens are what counts
-    found = reader.model.head(hidden).double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    # in double precision, the head too, as differences of sums over hundreds of tokens are what counts
+    head = reader.model.head
+    logits = F.linear(hidden.double(), head.weight.double(), None if head.bias is None else head.bias.double())
+    found = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return (found * scored[targets]).cpu().numpy()
 
 
