@@ -447,7 +447,7 @@ BAD: dict[str, Case] = {
     "sheet: wrong number of cells": Case(
         rf"{INVALID}samples\.tsv: line 3 has 1 cells, the header has 2 .*", sheet("path\tname\nx.fa\tx\nx.fa\n")
     ),
-    "sheet: no rows": Case(rf"{INVALID}samples\.tsv: .* no rows below its header\. Give one .*", sheet("path\n")),
+    "sheet: no rows": Case(rf"{INVALID}samples\.tsv: .* no rows below its header\. Give a sequence file per row.*", sheet("path\n")),
     "sheet: bad weight": Case(
         rf"{INVALID}samples\.tsv: line 2, column weight: 'heavy' is not .*", sheet("path\tweight\nx.fa\theavy\n")
     ),
