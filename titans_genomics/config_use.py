@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from titans_genomics.config_data import Fraction, Name, Section
 from titans_genomics.sheet_rows import Columns, read_rows
@@ -189,21 +189,16 @@ class UseConfig(Section):
 
     @field_validator("samples", mode="before")
     @classmethod
-    def _sheet(cls, samples: Any, info: ValidationInfo) -> Any:
+    def _sheet(cls, samples: Any) -> Any:
         if not isinstance(samples, (str, Path)):
             return samples
         entries = []
         for where, entry in read_rows(Path(samples), _SHEET):
             try:
                 entries.append(UseSample.model_validate(entry))
-            except ValueError as error:
-                faults = error.errors() if hasattr(error, "errors") else []
-                said = "; ".join(
-                    ".".join(map(str, fault["loc"]))
-                    + (": " if fault["loc"] else "")
-                    + fault["msg"].removeprefix("Value error, ")
-                    for fault in faults
-                )
+            except ValidationError as error:
+                fault = error.errors()[0]
+                said = ": ".join([*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")])
                 raise ValueError(f"{where.removesuffix(', column ')}: {said}") from None
         return tuple(entries)
 
