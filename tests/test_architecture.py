@@ -42,7 +42,7 @@ ALLOWED = {
         "suites",
         "training",
     },
-    "use": {"compiling", "config", "data", "files", "models", "ops", "progress", "tasks", "training"},
+    "use": {"compiling", "config", "data", "files", "models", "ops", "progress", "report", "tasks", "training"},
     "hf": {"config", "files", "data", "models", "training"},
     "report": {"config", "files"},
     "cli_use": {"use"},

@@ -346,6 +346,14 @@ def test_other_settings_begin_anew(reader, held, tmp_path, monkeypatch):
     np.testing.assert_allclose(values(tmp_path, "bits"), naive(reader, codes_of(held), 2 * STRETCH)[0], atol=2e-5)
 
 
+def test_tracks_that_are_asked_for_no_more_go_and_files_of_others_stay(reader, held, tmp_path):
+    track(reader, held, tmp_path, tracks=["bits", "alpha"], stretch=STRETCH)
+    (tmp_path / "bits_of_mine.bw").write_bytes(b"mine")
+    assert len(list(tmp_path.glob("alpha_layer*.bw"))) == 2
+    track(reader, held, tmp_path, tracks=["bits"], stretch=STRETCH)
+    assert sorted(path.name for path in tmp_path.glob("*.bw")) == ["bits.bw", "bits_of_mine.bw"]
+
+
 class Full:
     """A writer of bigWig files on a full disk: the library prints that, and returns."""
 

@@ -47,6 +47,12 @@ class DamagedError(ValueError):
         self.what = what
 
 
+def is_gzip(path: Path) -> bool:
+    """Whether a file is compressed, with gzip or bgzip. Raises OSError."""
+    with path.open("rb") as handle:
+        return handle.read(2) == GZIP_MAGIC
+
+
 def is_bgzf(head: bytes) -> bool:
     """Whether a gzip file's first 18 bytes carry the BGZF extra field (and no other)."""
     return head[:4] == b"\x1f\x8b\x08\x04" and head[10:14] == b"\x06\x00BC"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from titans_genomics.config import DataConfig, SourceConfig
-from titans_genomics.data.bgzf import GZIP_MAGIC
+from titans_genomics.data.bgzf import GZIP_MAGIC, is_gzip
 from titans_genomics.data.text import SEPARATOR
 from titans_genomics.data.utf8 import BOM
 
@@ -118,11 +118,11 @@ def detect_kind(path: Path, head: bytes | None = None, tokenizer: str = "nucleot
     if head.startswith(b"BAM\x01"):
         return "bam"
     if head.startswith((b"CRAM", *_TWOBIT)):
-        if _compressed(path):
+        if is_gzip(path):
             raise ValueError(f"{path}: compressed with gzip, which CRAM and 2bit files may not be. Decompress it")
         return "cram" if head.startswith(b"CRAM") else "2bit"
     if head.startswith(_PARQUET):
-        if _compressed(path):
+        if is_gzip(path):
             raise ValueError(f"{path}: compressed with gzip, which Parquet files may not be. Decompress it")
         return "parquet"
     _refuse_binary(path, head)
@@ -225,11 +225,6 @@ def read_head(path: Path) -> bytes:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
     return head
-
-
-def _compressed(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(2) == GZIP_MAGIC
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.vocabulary import Tokenizer
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.sequences import batches, padded, token_budget
+from titans_genomics.tasks.sequences import Strands, batches, padded, token_budget
 from titans_genomics.training import next_token_nll, scored_bases
 
 BATCH_LOGITS = 1 << 24
@@ -29,8 +29,6 @@ BATCH_LOGITS = 1 << 24
 
 GROUP_BASES = 1 << 22
 """Bases of the sequences whose values per base are kept at a time."""
-
-Strands = Literal["both", "given"]
 
 
 def log_likelihood(

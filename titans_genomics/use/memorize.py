@@ -29,14 +29,13 @@ from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.files import file_sha256, replacing
 from titans_genomics.models.state import State, map_leaves, save_state, share
 from titans_genomics.progress import Progress
-from titans_genomics.tasks.sequences import advance, token_budget
+from titans_genomics.tasks.sequences import Strands, advance, token_budget
 from titans_genomics.training import next_token_nll, scored_bases
 from titans_genomics.use.output import check_out
 from titans_genomics.use.reader import MEMORY_KEY, PIECE, Reader
 from titans_genomics.use.records import read_sequences
 
 How = Literal["mean", "last"]
-Strands = Literal["both", "given"]
 
 STRETCH = 1024
 """Tokens of a stretch where the run says nothing."""
@@ -160,7 +159,7 @@ def compare(
     bases: list[np.ndarray] = []
     scored = scored_bases(reader.tokenizer).to(reader.device)
     with Progress(None, "tokens", f"comparing on {Path(fasta).name}") as progress, torch.inference_mode():
-        rows = _rows(reader, [Path(fasta)], "given", [])
+        rows = _rows(reader, [Path(fasta)])
         for batch in _batches(rows, size, 1, token_budget(reader.device), reader.tokenizer.scored):
             tokens = torch.from_numpy(batch.astype(np.int64)).to(reader.device)
             for own, begun in zip(bits, (reader, replace(reader, start=memory)), strict=True):
@@ -189,11 +188,15 @@ def compare(
 # --------------------------------------------------------------------------------------------- reading
 
 
-def _rows(reader: Reader, paths: Iterable[Path], strands: Strands, found: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+def _rows(
+    reader: Reader, paths: Iterable[Path], strands: Strands = "given", found: list[dict[str, Any]] | None = None
+) -> Iterator[np.ndarray]:
     """Tokens of each record, (tokens,), and of its other strand; ``found`` is filled with what each file held."""
     for path in paths:
-        own = {"path": str(path), "sha256": file_sha256(path), "records": 0, "bases": 0}
-        found.append(own)
+        own = {"path": str(path), "records": 0, "bases": 0}
+        if found is not None:
+            own["sha256"] = file_sha256(path)  # another reading of the whole file
+            found.append(own)
         for record in read_sequences(reader, path)[0]:
             if not (record.codes < alphabet.N).any():
                 continue
@@ -206,7 +209,7 @@ def _rows(reader: Reader, paths: Iterable[Path], strands: Strands, found: list[d
 
 def _check_scored(reader: Reader, fasta: str | Path) -> None:
     """Raise ValueError where nothing of a file can be scored; it is read no further than the first that can."""
-    if not any(reader.tokenizer.scored[row[1:]].any() for row in _rows(reader, [Path(fasta)], "given", [])):
+    if not any(reader.tokenizer.scored[row[1:]].any() for row in _rows(reader, [Path(fasta)])):
         raise ValueError(_UNSCORED.format(fasta))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import jinja2
 import numpy as np
 
-from titans_genomics.data.bgzf import GZIP_MAGIC
+from titans_genomics.data.bgzf import is_gzip
 from titans_genomics.data.regions import fit_regions, read_regions
 from titans_genomics.files import write_text
 from titans_genomics.use.track_files import Figures
@@ -52,10 +52,8 @@ def read_features(path: Path, contigs: dict[str, int], genome: Path) -> list[Fea
     for name, intervals in regions.items():
         (own,) = fit_regions({name: intervals}, contigs, path, genome, "annotation")
         names[name] = own
-    with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP_MAGIC
     found = []
-    with gzip.open(path, "rt", errors="replace") if packed else path.open(errors="replace") as lines:
+    with (gzip.open if is_gzip(path) else open)(path, "rt", errors="replace") as lines:
         for line in lines:
             if line.startswith(("##FASTA", ">")):
                 break
@@ -108,8 +106,8 @@ def write_page(
     path : Path
     """
     if len(features) > _MOST:
-        longest = sorted(features, key=lambda feature: feature.start - feature.end)[:_MOST]
-        features = [feature for feature in features if feature in set(longest)]
+        longest = set(sorted(features, key=lambda feature: feature.start - feature.end)[:_MOST])
+        features = [feature for feature in features if feature in longest]
     numbers = {name: number for number, name in enumerate(contigs)}
     data = {
         "contigs": [{"name": name, "length": length} for name, length in contigs.items()],

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 
 from titans_genomics.config import DataConfig, ReadsConfig, SourceConfig
 from titans_genomics.data.alphabet import reverse_complement
 from titans_genomics.data.bam import contigs, open_alignments
-from titans_genomics.data.bgzf import GZIP_MAGIC
+from titans_genomics.data.bgzf import is_gzip
 from titans_genomics.data.readers import READS, check_source, open_source, read_records
 from titans_genomics.data.regions import fit_regions, merge
 from titans_genomics.use.reader import Reader
@@ -196,10 +196,7 @@ def read_bed(path: Path) -> list[Interval]:
         A line that is no interval, by its number.
     """
     found = []
-    with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+    with (gzip.open if is_gzip(path) else open)(path, "rb") as stream:
         try:
             for number, line in enumerate(stream, 1):
                 text = line.decode("utf-8", errors="replace").strip("\ufeff\r\n")

@@ -14,6 +14,7 @@ import torch
 
 from titans_genomics.data.alphabet import decode, reverse_complement
 from titans_genomics.models.state import State
+from titans_genomics.tasks.sequences import Strands
 from titans_genomics.training import next_token_nll, scored_bases
 from titans_genomics.use.generate import usual_batch
 from titans_genomics.use.memorize import How, memorize
@@ -23,8 +24,6 @@ from titans_genomics.use.sampling import stream as generated
 
 Text = str | bytes | np.ndarray
 """A sequence: letters, or base codes uint8 (bases,), A=0 C=1 G=2 T=3 N=4."""
-
-Strands = Literal["both", "given"]
 
 
 @dataclass(frozen=True)

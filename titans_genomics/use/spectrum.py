@@ -7,9 +7,7 @@ with so many bases, and bases drawn one by one at the genome's frequencies, whic
 from __future__ import annotations
 
 import html
-import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -283,15 +281,9 @@ def _figure(result: dict[str, Any], lengths: dict[str, np.ndarray], windows: dic
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    ink = "#010203"  # becomes the colour of the page's text
-    dark = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), ink)
-    style = dark | {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "spectrum",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with mpl.rc_context(style):
+    from titans_genomics.report.plots import STYLE, svg
+
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         by_k, gc, orfs = figure.subplots(1, 3)
         for name, colour in _COLOURS.items():
@@ -311,8 +303,4 @@ def _figure(result: dict[str, Any], lengths: dict[str, np.ndarray], windows: dic
         gc.set(xlim=(reach.min() - 4, reach.max() + 4))
         gc.set(xlabel=f"GC content of {WINDOW:,} bases, %", ylabel="density")
         orfs.set(xlabel="codons", ylabel="ORFs so long or longer\nper 100,000 bases", yscale="log")
-        target = io.StringIO()
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-    text = target.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
-    return text.replace(ink, "currentColor").replace("<svg ", '<svg role="img" aria-label="k-mers, GC and ORFs" ', 1)
+        return svg(figure, "spectrum", "k-mers, GC and ORFs")

@@ -12,6 +12,7 @@ read before it. N has no bits.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ from titans_genomics.use.reader import PIECE, Reader
 from titans_genomics.use.records import few_of, one_based_habit, read_bed
 from titans_genomics.use.track_files import Figures, surprising, usual, write_column, write_intervals
 from titans_genomics.use.track_genome import Survey, survey
-from titans_genomics.use.track_parts import Parts, Reading, columns_of, read_contigs
+from titans_genomics.use.track_parts import OF_MEMORY, OF_NEXT, Parts, Reading, columns_of, read_contigs
+
+TRACK = re.compile(rf"({'|'.join((*OF_NEXT, *OF_MEMORY))})(_layer\d+(_head\d+)?)?")
+"""Names of tracks (`Column.name`)."""
 
 TRACKS = ("bits", "entropy", "surprise", "alpha", "eta")
 MASKS = ("n", "soft")
@@ -142,6 +146,9 @@ def track(
     scored = next((kind for kind in ("surprise", "bits") if any(c.kind == kind for c in columns)), None)
     for name in ("tracks.json", "tracks.html"):  # they are of all files together, which are now replaced one by one
         (out / name).unlink(missing_ok=True)
+    for path in out.glob("*.bw"):  # of a run with other tracks
+        if TRACK.fullmatch(path.stem) and path.stem not in settings["columns"]:
+            path.unlink()
     written, levelled = [], False
     with Progress(total * len(columns), "bases", "writing tracks") as progress:
         for index, column in enumerate(columns if total else ()):

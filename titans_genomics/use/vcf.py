@@ -13,7 +13,7 @@ import numpy as np
 import pysam
 
 from titans_genomics.data.alphabet import N, decode, encode
-from titans_genomics.data.bgzf import GZIP_MAGIC, check_bgzf_end, is_bgzf
+from titans_genomics.data.bgzf import GZIP_MAGIC, check_bgzf_end, is_bgzf, is_gzip
 from titans_genomics.data.regions import without_convention
 from titans_genomics.use.alleles import Allele, normalised
 from titans_genomics.use.reader import Reader
@@ -206,9 +206,9 @@ def records_and_lines(path: Path, file: pysam.VariantFile) -> Iterator[tuple[int
         for number, record in records(path, file):
             yield number, record, str(record).rstrip("\n")
         return
-    with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP_MAGIC
-    with (gzip.open if packed else open)(path, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as text:
+    with (gzip.open if is_gzip(path) else open)(
+        path, "rt", encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as text:
         lines = (line.rstrip("\r\n") for line in text if not line.startswith("#"))
         for (number, record), line in zip(records(path, file), lines, strict=True):
             yield number, record, line

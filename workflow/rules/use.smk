@@ -116,8 +116,7 @@ rule track_sample:
         folder=f"{USED}/{{sample}}/tracks",
         options=CONFIG.use.options("track"),
     shell:
-        # of a run with other tracks
-        "rm -f {params.folder:q}/*.bw; titans-genomics track {params.model:q} {params.memory:q} {params.options:q} {params.files:q} --fasta {input.fasta:q} "
+        "titans-genomics track {params.model:q} {params.memory:q} {params.options:q} {params.files:q} --fasta {input.fasta:q} "
         "--out {params.folder:q} 2>&1 | tee -i {log:q}"
 
 
